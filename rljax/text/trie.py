@@ -44,8 +44,7 @@ def build(commands: Commands, num_nodes: int) -> Trie:
     columns = []
     for depth in range(num_tokens):
         real = commands.mask & (depth < commands.length)
-        # Ids are not negative: what is not real equals nothing but itself.
-        token = jnp.where(real, commands.ids[:, depth], -1 - command)
+        token = jnp.where(real, commands.ids[:, depth], -1)  # ids are not negative
         same = (token[:, None] == token) & (first[:, None] == first)
         first = jnp.min(jnp.where(same, command, num_commands), axis=1)
         new = (real & (first == command)).astype(jnp.int32)
