@@ -1,0 +1,61 @@
+"""What every method on Playground-Text shares: world, model, evaluation, run.
+
+Two methods compared on the same scale read the same block from here.
+"""
+
+from ml_collections import config_dict
+
+SCALES = ("smoke", "quickstart", "playground", "paper")
+
+
+def shared(scale: str) -> config_dict.ConfigDict:
+    """The settings that do not depend on the method."""
+    if scale not in SCALES:
+        raise ValueError(f"scale is one of {', '.join(SCALES)}, got {scale!r}")
+    config = config_dict.ConfigDict()
+    config.seed = 0
+    config.parallel = "jit"  # jit: one device; pmap: data parallel
+    config.num_devices = 0  # of pmap; 0 takes all there are
+    config.total_env_steps = 250_000
+    config.resume = "auto"  # auto, never, or the update to go on from
+
+    config.env = config_dict.ConfigDict()
+    config.env.world = "a"  # a: IMAGINE's objects, b: the recorded reference
+    config.env.num_objects = 6
+    config.env.inventory = 2
+    config.env.limit = 8  # steps an episode may take
+    config.env.history = 0  # earlier commands shown in the prompt
+    config.env.sequences = False  # goals "Grow x then grasp y" too
+
+    config.model = config_dict.ConfigDict()
+    config.model.size = "tiny"
+    config.model.tokenizer = ""  # a Hugging Face folder; empty: words of the world
+    config.model.head_width = 128  # of the Q or V head
+
+    config.eval = config_dict.ConfigDict()
+    config.eval.every_env_steps = 50_000
+    config.eval.scenes = 128  # per kind of goal, while training
+    config.eval.final_scenes = 500  # per kind of goal, before and after
+    config.eval.seed = 10_007  # of the panels; not the run's seed
+    config.eval.episodes_shown = 8  # in the report
+
+    config.log = config_dict.ConfigDict()
+    config.log.checkpoint_every_updates = 2_000
+    config.log.keep_checkpoints = 2
+
+    if scale == "smoke":
+        config.total_env_steps = 512
+        config.env.num_objects = 5
+        config.eval.every_env_steps = 256
+        config.eval.scenes = 8
+        config.eval.final_scenes = 8
+        config.eval.episodes_shown = 2
+        config.log.checkpoint_every_updates = 20
+    if scale in ("playground", "paper"):
+        config.env.num_objects = 8
+        config.env.sequences = True
+        config.env.history = 6
+        config.env.limit = 16
+        config.total_env_steps = 1_000_000
+        config.eval.every_env_steps = 100_000
+    return config
