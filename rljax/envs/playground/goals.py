@@ -201,9 +201,10 @@ def uniform_by_kind(goals: Goals, pairs: np.ndarray) -> GoalSampler:
 
 
 def _descriptions(colours, nouns) -> list[tuple[str, ...]]:
-    coloured = [(colour, noun) for colour in colours for noun in nouns]
-    things = [("any", colour, "thing") for colour in colours]
-    return coloured + things + [("any", noun) for noun in nouns]
+    whats: list[tuple[str, ...]] = [(c, noun) for c in colours for noun in nouns]
+    whats += [("any", colour, "thing") for colour in colours]
+    whats += [("any", noun) for noun in nouns]
+    return whats
 
 
 def _fits(world: World, name: int, what: tuple[str, ...]) -> bool:
