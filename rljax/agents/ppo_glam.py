@@ -141,8 +141,13 @@ def _init(parts: _Parts, key: Key) -> State:
     trunk_key, v_key = jax.random.split(key)
     trunk = parts.networks.init_trunk(trunk_key)
     params = {"actor": trunk, "v": parts.networks.init_v(v_key)}
-    zero = jnp.int32(0)
-    return State(params, parts.optimizer.init(params), zero, zero, zero)
+    return State(
+        params=params,
+        opt_state=parts.optimizer.init(params),
+        updates=jnp.int32(0),  # three buffers: the same one cannot be donated twice
+        skipped=jnp.int32(0),
+        skipped_in_row=jnp.int32(0),
+    )
 
 
 def _evaluate(

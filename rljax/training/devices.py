@@ -1,0 +1,104 @@
+"""One device or many: the only file that names pmap, shard_map or a mesh.
+
+A program is written once, for one device, with an `axis_name` to sum over:
+
+    program(shared, local) -> (shared, local, metrics)
+
+`shared` (parameters, optimiser) is the same on every device; `local` (environments,
+rings, batches) is each device's own. On one device `local` has no extra axis; on D
+devices every leaf of it leads with D.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rljax.types import PyTree
+
+AXIS = "data"
+Program = Callable[[PyTree, PyTree], tuple[PyTree, PyTree, PyTree]]
+
+
+class Parallel(NamedTuple):
+    """How programs are spread.
+
+    Attributes:
+      axis_name: what programs must sum over, None on one device.
+      num_devices: D.
+      compile: makes a program run on all devices; both its arguments are donated.
+      spread: (index of a device -> its local state) -> the local state of all.
+    """
+
+    axis_name: str | None
+    num_devices: int
+    compile: Callable[[Program], Program]
+    spread: Callable[[Callable[[int], PyTree]], PyTree]
+
+
+def jit() -> Parallel:
+    """One device."""
+
+    def spread(make: Callable[[int], PyTree]) -> PyTree:
+        return make(0)
+
+    return Parallel(None, 1, lambda f: jax.jit(f, donate_argnums=(0, 1)), spread)
+
+
+def pmap(num_devices: int | None = None) -> Parallel:
+    """Data parallel over the first `num_devices` local devices, all by default.
+
+    Raises:
+      ValueError: if there are not so many.
+    """
+    devices = jax.local_devices()
+    count = len(devices) if num_devices is None else num_devices
+    if not 1 <= count <= len(devices):
+        raise ValueError(
+            f"pmap over {count} devices, but {len(devices)} are at hand: {devices}"
+        )
+
+    def compile_(program: Program) -> Program:
+        # No stacked copies of the shared state: in and out with no leading axis.
+        return jax.pmap(
+            program, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0, None),
+            donate_argnums=(0, 1), devices=devices[:count],
+        )  # fmt: skip
+
+    def spread(make: Callable[[int], PyTree]) -> PyTree:
+        shares = [make(index) for index in range(count)]
+        return jax.tree.map(lambda *xs: jnp.stack(xs), *shares)
+
+    return Parallel(AXIS, count, compile_, spread)
+
+
+def share(total: int, num_devices: int, name: str) -> int:
+    """What falls to each device.
+
+    Raises:
+      ValueError: if `total` cannot be dealt out evenly.
+    """
+    if total % num_devices:
+        raise ValueError(
+            f"{name} is {total}, which {num_devices} devices cannot share evenly"
+        )
+    return total // num_devices
+
+
+def split_batch(batch: PyTree, num_devices: int) -> PyTree:
+    """Deals out a global batch: leaves [B, ...] become [D, B / D, ...]."""
+    return jax.tree.map(
+        lambda x: x.reshape(
+            num_devices, share(x.shape[0], num_devices, "a batch"), *x.shape[1:]
+        ),
+        batch,
+    )
+
+
+def first(local: PyTree, num_devices: int) -> PyTree:
+    """The first device's share of a local state, on the host."""
+    if num_devices == 1:
+        return jax.device_get(local)
+    return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], local)

@@ -1,0 +1,73 @@
+"""Counts kept inside a compiled call, and the metrics made of them at its end."""
+
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from rljax.types import Metrics, TimeStep
+
+
+@flax.struct.dataclass
+class Episodes:
+    """How the episodes that ended in a call went, by kind of goal [K].
+
+    Attributes:
+      ended: int32 [K].
+      succeeded: int32 [K].
+      steps: int32 [K], environment steps those episodes took.
+    """
+
+    ended: jax.Array
+    succeeded: jax.Array
+    steps: jax.Array
+
+
+def no_episodes(num_kinds: int) -> Episodes:
+    """Zero counts."""
+    zero = jnp.zeros(num_kinds, jnp.int32)
+    return Episodes(zero, zero, zero)
+
+
+def count_episodes(
+    tally: Episodes, step: TimeStep, kind: jax.Array, length: jax.Array
+) -> Episodes:
+    """Adds the episodes that ended with this step.
+
+    Args:
+      tally: counts so far.
+      step: leaves [E, ...].
+      kind: kind of the goal of each environment before the reset, int32 [E].
+      length: steps of each episode, this one included, int32 [E].
+    """
+    kinds = jnp.arange(tally.ended.shape[0])
+    ended = (step.terminated | step.truncated)[:, None] & (kind[:, None] == kinds)
+    success = ended & step.terminated[:, None]
+    return Episodes(
+        tally.ended + jnp.sum(ended, axis=0, dtype=jnp.int32),
+        tally.succeeded + jnp.sum(success, axis=0, dtype=jnp.int32),
+        tally.steps + jnp.sum(jnp.where(ended, length[:, None], 0), axis=0),
+    )
+
+
+def episode_metrics(
+    tally: Episodes, kinds: Sequence[str], axis_name: str | None
+) -> Metrics:
+    """`rollout/success_<kind>` and so on, over all devices; NaN where none ended."""
+    if axis_name is not None:
+        tally = jax.lax.psum(tally, axis_name)
+    ended = tally.ended.astype(jnp.float32)
+    metrics = {
+        "rollout/episodes": jnp.sum(tally.ended),
+        "rollout/success": jnp.sum(tally.succeeded) / jnp.sum(ended),
+    }
+    for index, kind in enumerate(kinds):
+        metrics[f"rollout/success_{kind}"] = tally.succeeded[index] / ended[index]
+        metrics[f"rollout/length_{kind}"] = tally.steps[index] / ended[index]
+    return metrics
+
+
+def mean_over_updates(sums: Metrics, count: jax.Array) -> Metrics:
+    """Means of summed metrics; NaN where no update was taken."""
+    return {name: x / count for name, x in sums.items()}
