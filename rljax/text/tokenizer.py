@@ -1,0 +1,183 @@
+"""Tokenizers: any local Hugging Face folder, or one made from a list of words.
+
+The word-level tokenizer drops separators (spaces, newlines, commas), so that text
+with a fixed form costs one token per word, and a fixed phrase such as "You see:"
+costs one token altogether. It is saved as an ordinary Hugging Face folder.
+`transformers` takes seconds to import, so it is imported where it is used.
+"""
+
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Tokenizer = Any  # a transformers.PreTrainedTokenizerBase
+
+PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
+_WORD = r"[^\s,]+"
+_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+
+
+def word_level(words: Sequence[str]) -> Tokenizer:
+    """A tokenizer with one token per word or fixed phrase.
+
+    Text is cut into the longest listed phrase, or else the longest run without a
+    space, newline or comma; what lies between is dropped. Ids: 0 pad, 1 end, 2
+    unknown, then `words` in order. Save it with `tokenizer.save_pretrained(folder)`.
+
+    Args:
+      words: distinct words ("beet") and phrases ("You see:"). A phrase is words
+        with one space between them.
+
+    Returns:
+      A `PreTrainedTokenizerFast`.
+
+    Raises:
+      ValueError: if there are no words, one comes twice, or one cannot be found in
+        a text because a separator cuts it.
+    """
+    import tokenizers
+
+    _check_words(words)
+    vocabulary = {word: i for i, word in enumerate([PAD, EOS, UNK, *words])}
+    model = tokenizers.models.WordLevel(vocabulary, unk_token=UNK)
+    backend = tokenizers.Tokenizer(model)
+    # A match is a token and the rest goes: `invert` with "removed" says so.
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(
+        tokenizers.Regex(_pattern(words)), behavior="removed", invert=True
+    )
+    return _transformers().PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=PAD,
+        eos_token=EOS,
+        unk_token=UNK,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load(path: str | pathlib.Path) -> Tokenizer:
+    """The tokenizer of a local Hugging Face folder; nothing is downloaded.
+
+    Args:
+      path: folder with `tokenizer.json`, or whatever else its class reads.
+
+    Raises:
+      ValueError: if `path` is not a local folder, holds no tokenizer, holds one that
+        cannot be read, or one without an end token (commands end with it).
+    """
+    folder = pathlib.Path(path).expanduser()
+    if not folder.is_dir():
+        raise ValueError(
+            f"no tokenizer folder at {str(path)!r}: give a local folder; names on a "
+            "hub and addresses are not fetched"
+        )
+    if not any((folder / name).is_file() for name in _FILES):
+        raise ValueError(f"{folder} holds no tokenizer: none of {', '.join(_FILES)}")
+    transformers = _transformers()
+    try:
+        tokenizer: Tokenizer = transformers.AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # whatever the tokenizer's own reader raises
+        raise ValueError(
+            f"the tokenizer in {folder} cannot be read: {error}"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer in {folder} has no end token (eos_token)")
+    return tokenizer
+
+
+def encode(
+    tokenizer: Tokenizer, texts: Sequence[str], after: Sequence[str] | None = None
+) -> list[np.ndarray]:
+    """Token ids of texts, without special tokens.
+
+    Args:
+      tokenizer: any Hugging Face tokenizer.
+      texts: what to encode.
+      after: for each text one that it follows ("" for none), encoded with it and
+        taken off again, since some tokenizers treat the beginning of a text apart.
+
+    Returns:
+      int32 [T] for each text.
+
+    Raises:
+      ValueError: if a word is unknown to the tokenizer, or its tokens reach over the
+        end of the text before.
+    """
+    if after is None:
+        return _encode(tokenizer, texts)
+    joined = [before + text for before, text in zip(after, texts, strict=True)]
+    distinct = list(dict.fromkeys(after))
+    prefixes = dict(zip(distinct, _encode(tokenizer, distinct), strict=True))
+    rows = []
+    for before, text, ids in zip(after, texts, _encode(tokenizer, joined), strict=True):
+        prefix = prefixes[before]
+        if not np.array_equal(ids[: len(prefix)], prefix):
+            raise ValueError(
+                f"the tokenizer joins the end of {before!r} with {text!r} after it:\n"
+                f"alone {show(tokenizer, prefix)}\njoint {show(tokenizer, ids)}"
+            )
+        rows.append(ids[len(prefix) :])
+    return rows
+
+
+def show(tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray) -> str:
+    """Ids with their tokens, for messages: `[17 'red', 30 'beet']`."""
+    ids = [int(i) for i in ids]
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    parts = [f"{i} {token!r}" for i, token in zip(ids, tokens, strict=True)]
+    return f"[{', '.join(parts)}]"
+
+
+def _transformers() -> Any:
+    # It says on every import that PyTorch is missing, which we never need.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    import transformers
+
+    return transformers
+
+
+def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+    if not texts:
+        return []
+    rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    unknown = tokenizer.unk_token_id
+    for text, ids in zip(texts, rows, strict=True):
+        if unknown is not None and unknown in ids:
+            word = _word_at(tokenizer, text, ids.index(unknown))
+            raise ValueError(f"the tokenizer does not know {word!r}, in {text!r}")
+    return [np.asarray(ids, np.int32) for ids in rows]
+
+
+def _word_at(tokenizer: Tokenizer, text: str, index: int) -> str:
+    """The characters behind a token; the text itself where offsets are not kept."""
+    if not tokenizer.is_fast:
+        return text
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    first, last = encoding["offset_mapping"][index]
+    return text[first:last]
+
+
+def _pattern(words: Sequence[str]) -> str:
+    """Phrases, longest first, then any word; a phrase ends where a word does."""
+    phrases = sorted((w for w in words if " " in w), key=len, reverse=True)
+    return "|".join([*(rf"{re.escape(p)}(?![^\s,])" for p in phrases), _WORD])
+
+
+def _check_words(words: Sequence[str]) -> None:
+    if not words:
+        raise ValueError("a word-level tokenizer needs at least one word, got none")
+    seen = {PAD, EOS, UNK}
+    for word in words:
+        if word in seen:
+            raise ValueError(f"the word {word!r} is in the vocabulary already")
+        if not all(re.fullmatch(_WORD, part) for part in word.split(" ")):
+            raise ValueError(
+                f"{word!r} is no word or phrase: commas, newlines and spaces other "
+                "than one between two words are separators"
+            )
+        seen.add(word)
