@@ -1,0 +1,257 @@
+"""Checkpoints: the whole state of a run, written by Orbax, checked before use.
+
+A checkpoint is `checkpoints/<update>/` with Orbax's `state/` and `meta.json`,
+which lists the size and CRC-32 of every file: Orbax restores a flipped bit in the
+data without a word. It is built in a folder called `part_<update>` and renamed
+when it is whole, so a name that is a number is a whole checkpoint, whenever the
+process was killed.
+
+Saving is synchronous: 100 MB of noise take 0.3 s on two CPU cores, and a full
+disk shows itself here and not a minute later.
+"""
+
+import json
+import pathlib
+import shutil
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from rljax.training.files import RunError, human_bytes
+from rljax.types import PyTree
+
+
+class DamagedError(RunError):
+    """A checkpoint whose files are not what was written."""
+
+
+def state_bytes(state: PyTree) -> int:
+    """Bytes of a state or of its abstract shapes."""
+    return sum(
+        leaf.size * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(state)
+        if hasattr(leaf, "dtype")
+    )
+
+
+def updates(folder: pathlib.Path) -> list[int]:
+    """Updates that have a checkpoint in `folder`, rising."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal())
+
+
+def save(
+    folder: pathlib.Path,
+    update: int,
+    state: PyTree,
+    meta: dict[str, Any],
+    keep: int = 3,
+) -> None:
+    """Writes a checkpoint and removes the oldest beyond `keep`.
+
+    Args:
+      folder: where the checkpoints of the run are.
+      update: its name; a checkpoint of that name is replaced.
+      state: pytree of arrays, typed PRNG keys included.
+      meta: JSON values to give back beside the state.
+      keep: how many checkpoints stay.
+
+    Raises:
+      RunError: if it cannot be written. The earlier ones are untouched.
+    """
+    folder = folder.absolute()
+    part = folder / f"part_{update}"
+    first = jax.process_index() == 0
+    try:
+        if first:
+            for old in folder.glob("part_*"):  # of a process killed while saving
+                shutil.rmtree(old)
+        _wait("cleared")
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+            orbax.save(part / "state", args=ocp.args.StandardSave(state))
+        if first:
+            _seal(part, {"update": update, "meta": meta, "leaves": _leaves(state)})
+            if (folder / str(update)).exists():
+                _remove(folder, update)
+            part.rename(folder / str(update))
+            for old in updates(folder)[:-keep]:
+                _remove(folder, old)
+        _wait("saved")
+    except Exception as error:  # Orbax raises all kinds when a disk is full
+        free = _free(folder)
+        shutil.rmtree(part, ignore_errors=True)
+        raise RunError(
+            f"checkpoint {folder / str(update)} cannot be written ({free} of disk "
+            f"free, state {human_bytes(state_bytes(state))}): {_first_line(error)}"
+        ) from error
+
+
+def latest(folder: pathlib.Path, say: Callable[[str], None] = print) -> int | None:
+    """The newest sound checkpoint; the damaged ones passed over are reported.
+
+    Returns:
+      Its update, or None where there is no checkpoint at all.
+
+    Raises:
+      RunError: if there are checkpoints and all of them are damaged.
+    """
+    found = updates(folder)
+    for update in reversed(found):
+        try:
+            verify(folder, update)
+            return update
+        except DamagedError as error:
+            say(f"warning: {error}; trying the one before")
+    if found:
+        raise RunError(
+            f"all {len(found)} checkpoints in {folder} are damaged: "
+            "delete them to start anew, or restore them from a copy"
+        )
+    return None
+
+
+def verify(folder: pathlib.Path, update: int) -> None:
+    """Checks every file of a checkpoint against its size and checksum.
+
+    Raises:
+      DamagedError: naming the checkpoint, the file and what is wrong with it.
+    """
+    path = folder / str(update)
+
+    def damaged(name: str, why: object) -> DamagedError:
+        return DamagedError(f"checkpoint {path} is damaged ({name}: {why})")
+
+    try:
+        record = json.loads((path / "meta.json").read_bytes())
+        seal = record.pop("crc")
+        files = record["files"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged("meta.json", _first_line(error)) from error
+    if seal != _crc_of(record):
+        raise damaged("meta.json", "wrong checksum")
+    for name, (size, crc) in files:
+        try:
+            size_there, crc_there = _measure(path / name)
+        except OSError as error:
+            raise damaged(name, error.strerror) from error
+        if size_there != size:
+            raise damaged(name, f"{size_there} bytes of {size}")
+        if crc_there != crc:
+            raise damaged(name, "wrong checksum")
+
+
+def read_meta(folder: pathlib.Path, update: int) -> dict[str, Any]:
+    """The `meta` that was saved with a checkpoint."""
+    return json.loads((folder / str(update) / "meta.json").read_bytes())["meta"]
+
+
+def read_state(folder: pathlib.Path, update: int, target: PyTree) -> PyTree:
+    """Reads the state of a checkpoint that `verify` found sound.
+
+    Args:
+      folder: where the checkpoints of the run are.
+      update: which one.
+      target: abstract state, as `jax.eval_shape` gives it. A leaf goes where its
+        `sharding` says, or to the first device if it says nothing.
+
+    Returns:
+      The state, in the structure of `target`.
+
+    Raises:
+      RunError: if the checkpoint holds leaves of other names, shapes or dtypes.
+    """
+    path = folder.absolute() / str(update)
+    there = json.loads((path / "meta.json").read_bytes())["leaves"]
+    here = _leaves(target)
+    wrong = [
+        f"  {name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+    if wrong:
+        more = f"\n  and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+        raise RunError(
+            f"checkpoint {path} holds another state:\n" + "\n".join(wrong[:8]) + more
+        )
+    here_only = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def placed(leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = getattr(leaf, "sharding", None) or here_only
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+        return orbax.restore(
+            path / "state", args=ocp.args.StandardRestore(jax.tree.map(placed, target))
+        )
+
+
+def set_aside_after(folder: pathlib.Path, update: int | None) -> None:
+    """Renames the checkpoints past `update` (all, for None) to `aside_<update>`.
+
+    The run is about to write its own; damaged or left over, these stay for a look.
+    """
+    for later in updates(folder):
+        if update is None or later > update:
+            aside = folder / f"aside_{later}"
+            shutil.rmtree(aside, ignore_errors=True)
+            (folder / str(later)).rename(aside)
+
+
+def _leaves(state: PyTree) -> dict[str, str]:
+    """Path, dtype and shape of every leaf: what a restore is compared with."""
+    return {
+        jax.tree_util.keystr(where): f"{leaf.dtype}{list(leaf.shape)}"
+        for where, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def _seal(part: pathlib.Path, record: dict[str, Any]) -> None:
+    record["files"] = {
+        str(p.relative_to(part)): _measure(p)
+        for p in sorted(part.rglob("*"))
+        if p.is_file()
+    }
+    record["crc"] = _crc_of(record)
+    (part / "meta.json").write_text(json.dumps(record))
+
+
+def _measure(path: pathlib.Path) -> tuple[int, int]:
+    """Size and CRC-32 of a file, without holding all of it."""
+    size = crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            size += len(chunk)
+            crc = zlib.crc32(chunk, crc)
+    return size, crc
+
+
+def _crc_of(record: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
+
+
+def _remove(folder: pathlib.Path, update: int) -> None:
+    """Removes a checkpoint: no folder with a number is ever half there."""
+    going = folder / f"part_old_{update}"
+    (folder / str(update)).rename(going)
+    shutil.rmtree(going)
+
+
+def _wait(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"checkpoint_{name}")
+
+
+def _free(folder: pathlib.Path) -> str:
+    try:
+        return human_bytes(shutil.disk_usage(folder).free)
+    except OSError:
+        return "unknown"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

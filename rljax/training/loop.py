@@ -1,0 +1,311 @@
+"""The host's side of a run: call, log, evaluate, save, stop. It knows no agent.
+
+A compiled call takes the state and returns the next one with metrics; here is what
+happens between two calls. Whatever is timed by a clock (checkpoints, the screen)
+leaves the state alone, and all else goes by the number of calls, so a run that was
+killed and resumed equals one that was not, bit for bit.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from rljax.training import checkpoint, metrics
+from rljax.training.files import RunError, read_json, write_json
+from rljax.training.metrics import Row
+from rljax.training.workdir import Workdir
+from rljax.types import Metrics, PyTree
+
+NONFINITE = "train/skipped"  # updates skipped as non-finite, from the start of the run
+IN_A_ROW = "train/skipped_in_row"  # of these, the unbroken run up to now
+_DUMPS = 10  # bad batches kept
+
+Read = Callable[[PyTree], PyTree]  # abstract state -> the checkpoint's state
+
+
+def _no_check(state: PyTree, row: Row) -> None:
+    """Finds nothing wrong."""
+
+
+def _no_dump(state: PyTree, path: pathlib.Path) -> None:
+    """Writes nothing."""
+
+
+class Program(NamedTuple):
+    """What a run consists of: functions over a state the loop does not look into.
+
+    Attributes:
+      init: () -> State, jitted.
+      iterate: State -> (State, metrics), compiled, two seconds at most. May donate.
+        Its metrics hold `updates` and `env_steps`, counted from the start of the
+        run, and may hold NONFINITE and IN_A_ROW.
+      evaluate: State -> {"eval/<panel>/<kind>": success}.
+      evaluate_random: () -> the same for random play.
+      check: raises where (state, metrics) shows a fault that compiled code can only
+        flag, such as an empty command set.
+      dump: writes the last bad batch the state holds to a path without suffix.
+      restore: (read, meta) -> State; `read(target)` gives the state of the checkpoint.
+        By default the target is `eval_shape(init)`. Pass one to give leaves their
+        shardings or to refit a state saved with another number of devices
+        (`meta["devices"]`).
+    """
+
+    init: Callable[[], PyTree]
+    iterate: Callable[[PyTree], tuple[PyTree, Metrics]]
+    evaluate: Callable[[PyTree], Row]
+    evaluate_random: Callable[[], Row]
+    check: Callable[[PyTree, Row], None] = _no_check
+    dump: Callable[[PyTree, pathlib.Path], None] = _no_dump
+    restore: Callable[[Read, dict[str, Any]], PyTree] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long a run is and what happens how often, counted in calls."""
+
+    calls: int  # of the whole run
+    total_steps: int  # environment steps in them, for the bar
+    log_every: int = 1  # a row holds the metrics of its own call
+    eval_every: int = 0  # 0: only before and after
+    save_every: int = 0  # 0: by the clock alone
+    save_seconds: float = 60.0  # changes no result: a checkpoint holds everything
+    keep: int = 3  # checkpoints
+    nonfinite_limit: int = 10  # in a row, then the run stops
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """How far a run is; saved beside the state."""
+
+    calls: int = 0
+    updates: int = 0
+    env_steps: int = 0
+    nonfinite: int = 0
+    train_seconds: float = 0.0  # in compiled calls, compiling included
+
+
+class Result(NamedTuple):
+    """How a run ended."""
+
+    state: PyTree
+    position: Position
+    random: Row  # {"eval/<panel>/<kind>": success}
+    before: Row
+    after: Row | None  # None if it was stopped
+    stopped_by: str | None  # name of a signal
+
+
+def train(program: Program, schedule: Schedule, workdir: Workdir) -> Result:
+    """Runs `program` to the end of `schedule`, or until a signal.
+
+    SIGTERM and SIGINT are served after the call in progress: the state is saved and
+    the function returns. A second one ends the process at once.
+
+    Returns:
+      The last state and the evaluations; `stopped_by` says whether to go on later.
+
+    Raises:
+      RunError: after `nonfinite_limit` non-finite updates in a row, if a checkpoint
+        cannot be written, or from `program.check`.
+    """
+    state, position = _begin(program, workdir)
+    folder = workdir.path
+    writer = metrics.Writer(
+        folder, position.updates if position.calls else None, schedule.total_steps
+    )
+    with _signals(writer.say) as stopped, contextlib.closing(writer):
+        random = _once(folder / "eval" / "random.json", program.evaluate_random)
+        before_path = folder / "eval" / "before.json"
+        if position.calls == 0:
+            before_path.unlink(missing_ok=True)  # of a run killed before it saved
+        before = _once(before_path, lambda: program.evaluate(state))
+        if position.calls == 0:
+            writer.write({"env_steps": 0, "updates": 0, **before})
+        if position.calls < schedule.calls:
+            writer.say("compiling (once) ...")
+        saved_at, saved = time.monotonic(), position
+        while position.calls < schedule.calls and not _agree(bool(stopped)):
+            state, position = _call(program, schedule, folder, writer, state, position)
+            by_clock = time.monotonic() - saved_at >= schedule.save_seconds
+            by_count = schedule.save_every and position.calls % schedule.save_every == 0
+            if _agree(bool(by_count or by_clock)):
+                _save(schedule, workdir, state, position)
+                saved_at, saved = time.monotonic(), position
+        if position != saved or not checkpoint.updates(workdir.checkpoints):
+            _save(schedule, workdir, state, position)
+        if position.calls < schedule.calls:
+            writer.say(
+                f"{stopped[0]}: saved update {position.updates:,} in {folder}; "
+                "the same command goes on from there"
+            )
+            return Result(state, position, random, before, None, stopped[0])
+        after = _evaluate(program, folder, state, position)
+        return Result(state, position, random, before, after, None)
+
+
+def _begin(program: Program, workdir: Workdir) -> tuple[PyTree, Position]:
+    """The first state of this process, and everything past it put aside."""
+    update = workdir.resume
+    state, position = None, Position()
+    if update is not None:
+        saved = checkpoint.read_meta(workdir.checkpoints, update)
+        position = Position(**saved["position"])
+
+        def read(target: PyTree) -> PyTree:
+            return checkpoint.read_state(workdir.checkpoints, update, target)
+
+        if program.restore is None:
+            state = read(jax.eval_shape(program.init))
+        else:
+            state = program.restore(read, saved)
+    if jax.process_index() == 0:
+        checkpoint.set_aside_after(workdir.checkpoints, update)
+        for path in (workdir.path / "eval").glob("[0-9]*.json"):
+            if update is None or int(path.stem) > update:
+                path.unlink()
+    return (program.init() if state is None else state), position
+
+
+def _call(
+    program: Program,
+    schedule: Schedule,
+    folder: pathlib.Path,
+    writer: metrics.Writer,
+    state: PyTree,
+    position: Position,
+) -> tuple[PyTree, Position]:
+    """One compiled call and what is due after it, checkpoints apart."""
+    start = time.perf_counter()
+    state, values = program.iterate(state)
+    row = metrics.numbers(jax.device_get(values))  # waits for the call to end
+    seconds = time.perf_counter() - start
+    before, position = position, Position(
+        calls=position.calls + 1,
+        updates=int(row["updates"]),
+        env_steps=int(row["env_steps"]),
+        nonfinite=int(row.get(NONFINITE, 0)),
+        train_seconds=position.train_seconds + seconds,
+    )  # fmt: skip
+    program.check(state, row)
+    _watch_nonfinite(program, schedule, folder, writer, state, before, position, row)
+    row["timing_s/call"] = seconds
+    row["timing_s/train"] = position.train_seconds
+    row["perf/env_steps_per_second"] = (position.env_steps - before.env_steps) / seconds
+    row["perf/updates_per_second"] = (position.updates - before.updates) / seconds
+    last = position.calls == schedule.calls
+    eval_due = schedule.eval_every and position.calls % schedule.eval_every == 0
+    if eval_due or last:
+        row |= _evaluate(program, folder, state, position)
+    # While the replay fills there is no update yet, hence no row.
+    logged = position.calls % schedule.log_every == 0 or eval_due or last
+    if logged and position.updates > writer.last_updates:
+        writer.write(row)
+    writer.progress(row, last)
+    return state, position
+
+
+def _watch_nonfinite(
+    program: Program,
+    schedule: Schedule,
+    folder: pathlib.Path,
+    writer: metrics.Writer,
+    state: PyTree,
+    before: Position,
+    position: Position,
+    row: Row,
+) -> None:
+    """Keeps the batches of non-finite updates; gives up after too many in a row."""
+    if position.nonfinite == before.nonfinite:
+        return
+    path = folder / "nonfinite" / str(position.updates)
+    if not path.parent.exists() or len(list(path.parent.iterdir())) < _DUMPS:
+        path.parent.mkdir(exist_ok=True)
+        program.dump(state, path)
+    new = position.nonfinite - before.nonfinite
+    where = f"between updates {before.updates:,} and {position.updates:,}"
+    writer.say(
+        f"warning: {new} non-finite update(s) skipped {where}; batch: {path.parent}"
+    )
+    if row.get(IN_A_ROW, 0) >= schedule.nonfinite_limit:
+        raise RunError(
+            f"{int(row[IN_A_ROW])} non-finite updates in a row {where} (limit "
+            f"{schedule.nonfinite_limit}). The batch is in {path.parent}. Resume from "
+            "an earlier checkpoint with a lower learning rate or a tighter gradient "
+            "clip in a new workdir."
+        )
+
+
+def _evaluate(
+    program: Program, folder: pathlib.Path, state: PyTree, position: Position
+) -> Row:
+    """Evaluates once per position; the second call reads the file."""
+    path = folder / "eval" / f"{position.updates}.json"
+    if path.exists():
+        record = read_json(path)
+        if record["env_steps"] == position.env_steps:
+            return record["metrics"]
+    start = time.perf_counter()
+    found = metrics.numbers(program.evaluate(state))
+    if jax.process_index() == 0:
+        record = {"updates": position.updates, "env_steps": position.env_steps}
+        write_json(path, {**record, "metrics": found})
+    return {**found, "timing_s/eval": time.perf_counter() - start}
+
+
+def _once(path: pathlib.Path, evaluate: Callable[[], Row]) -> Row:
+    """Evaluates, or reads what an earlier process of the run found."""
+    if path.exists():
+        return read_json(path)
+    found = metrics.numbers(evaluate())
+    if jax.process_index() == 0:
+        write_json(path, found)
+    return found
+
+
+def _save(
+    schedule: Schedule, workdir: Workdir, state: PyTree, position: Position
+) -> None:
+    meta = {
+        "position": dataclasses.asdict(position),
+        "devices": jax.device_count(),
+    }
+    checkpoint.save(
+        workdir.checkpoints, position.updates, state, meta, keep=schedule.keep
+    )
+
+
+def _agree(flag: bool) -> bool:
+    """Whether any process says so: clocks and signals differ between them."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+@contextlib.contextmanager
+def _signals(say: Callable[[str], None]) -> Iterator[list[str]]:
+    """Notes SIGTERM and SIGINT in the list it gives; the second one acts at once."""
+    received: list[str] = []
+    served = (signal.SIGTERM, signal.SIGINT)
+    earlier = {number: signal.getsignal(number) for number in served}
+
+    def note(number: int, frame: Any) -> None:
+        received.append(signal.Signals(number).name)
+        for each in served:
+            signal.signal(each, earlier[each])
+        say(f"{received[0]}: saving after this call (again: stop at once)")
+
+    for number in served:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number in served:
+            signal.signal(number, earlier[number])
