@@ -1,0 +1,101 @@
+"""What a decoder is made of, and the sizes that have names."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Settings of a causal decoder.
+
+    Raises:
+      ValueError: a setting, or a pair of them, is impossible; it names both the
+        value and the limit.
+    """
+
+    vocab_size: int  # V, tokens of the tokenizer
+    width: int  # D, size of the residual stream
+    num_layers: int
+    num_heads: int  # query heads
+    num_kv_heads: int  # key and value heads; each serves num_heads / num_kv_heads
+    head_dim: int  # even, since RoPE turns pairs
+    mlp_width: int  # inner size of the SwiGLU
+    rope_theta: float = 10_000.0  # base of the RoPE wavelengths
+    norm_eps: float = 1e-6  # added to the mean square in RMSNorm
+    tied_embedding: bool = False  # logits from the embedding's own transpose
+    qkv_bias: bool = False  # as in Qwen2
+    qk_norm: bool = False  # RMSNorm of each query and key head, as in Qwen3
+    scan_layers: bool = True  # one compiled layer for all, or one copy each
+    remat: bool = False  # recompute a layer in its backward pass: less memory
+    param_dtype: str = "float32"  # weights as stored
+    dtype: str = "float32"  # activations and matmuls; norms, softmax are float32
+
+    def __post_init__(self) -> None:
+        for field in (
+            *("vocab_size", "width", "num_layers", "num_heads", "num_kv_heads"),
+            *("head_dim", "mlp_width", "rope_theta", "norm_eps"),
+        ):
+            if getattr(self, field) <= 0:
+                raise ValueError(f"{field} is {getattr(self, field)}; it must be > 0")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_heads is {self.num_heads}; it must be a multiple of "
+                f"num_kv_heads, {self.num_kv_heads}"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim is {self.head_dim}; RoPE needs an even one")
+        for field in ("param_dtype", "dtype"):
+            name = getattr(self, field)
+            if name not in ("float32", "bfloat16", "float16", "float64"):
+                raise ValueError(
+                    f"{field} is {name!r}; it must be float32, bfloat16, float16 "
+                    "or float64"
+                )
+
+    @property
+    def activation_dtype(self) -> jnp.dtype:
+        """`dtype` as a type."""
+        return jnp.dtype(self.dtype)
+
+
+def tiny(vocab_size: int) -> ModelConfig:
+    """About 0.1 M parameters: learns a small text world on two CPU cores."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        width=64,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=2,
+        head_dim=32,
+        mlp_width=168,  # 8/3 of the width: a SwiGLU as large as an MLP of 4 widths
+    )
+
+
+def small(vocab_size: int) -> ModelConfig:
+    """About 3 M parameters and a word-level vocabulary's embedding."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        width=256,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=4,
+        head_dim=64,
+        mlp_width=704,
+    )
+
+
+def base(vocab_size: int) -> ModelConfig:
+    """About 90 M parameters and the embedding, for an accelerator."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        width=768,
+        num_layers=12,
+        num_heads=12,
+        num_kv_heads=4,
+        head_dim=64,
+        mlp_width=2048,
+        tied_embedding=True,
+        remat=True,
+        dtype="bfloat16",
+    )

@@ -1,0 +1,214 @@
+"""A causal decoder whose positions and mask are given, not assumed.
+
+Weights of all layers are stacked on a leading axis, and query, key and value (and
+gate and up) are one matrix. So a scan over layers, a loop over them, and a later
+decoding loop all read the same parameters.
+"""
+
+import functools
+from collections.abc import Callable
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rljax.models.attention import attend
+from rljax.models.config import ModelConfig
+from rljax.models.layers import project, rms_norm, rope_angles, rotate, swiglu
+from rljax.types import Params
+
+
+class Decoder(nn.Module):
+    """Token ids to hidden states; `unembedding` turns these into logits."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        ids: jax.Array,
+        positions: jax.Array,
+        mask: jax.Array,
+        first_output: int = 0,
+    ) -> jax.Array:
+        """Hidden states after the last norm.
+
+        A row of `mask` sees only what it is told to, so a packed trie is as good an
+        input as a text. Only keys and values are computed in the last layer for the
+        positions before `first_output`, since nothing else of them is read.
+
+        Args:
+          ids: int32 [B, T].
+          positions: int32 [B, T], what RoPE counts; a node's depth, not its place.
+          mask: bool [B, T, T], row sees column.
+          first_output: first position whose hidden state is wanted.
+
+        Returns:
+          float32 [B, T - first_output, D].
+        """
+        config = self.config
+        chex.assert_rank([ids, positions, mask], [2, 2, 3])
+        embedding, layers, scale = self._weights()
+        x = embedding[ids].astype(config.activation_dtype)
+        angles = rope_angles(positions, config.head_dim, config.rope_theta)
+        step = functools.partial(block, config=config)
+        if config.remat:
+            step = jax.checkpoint(step, static_argnums=4, prevent_cse=False)
+        last = config.num_layers - 1
+        if config.scan_layers:
+            below = {name: weight[:last] for name, weight in layers.items()}
+            x, _ = jax.lax.scan(
+                lambda x, layer: (step(layer, x, angles, mask, 0), None), x, below
+            )
+        else:
+            for i in range(last):
+                layer = {name: weight[i] for name, weight in layers.items()}
+                x = step(layer, x, angles, mask, 0)
+        layer = {name: weight[last] for name, weight in layers.items()}
+        x = step(layer, x, angles, mask, first_output)
+        return rms_norm(x, scale, config.norm_eps)
+
+    def _weights(self) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
+        """Embedding, stacked layers, and the last norm's scale."""
+        c = self.config
+        dtype = jnp.dtype(c.param_dtype)
+        attended, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+        # Each layer adds twice to the stream, whose variance should not grow.
+        residual = (2 * c.num_layers) ** -0.5
+        shapes: dict[str, tuple[Callable[..., jax.Array], tuple[int, ...]]] = {
+            "attention_norm": (nn.initializers.ones, (c.width,)),
+            "qkv": (_normal(c.width**-0.5), (c.width, attended + 2 * kv)),
+            "out": (_normal(residual * attended**-0.5), (attended, c.width)),
+            "mlp_norm": (nn.initializers.ones, (c.width,)),
+            "gate_up": (_normal(c.width**-0.5), (c.width, 2 * c.mlp_width)),
+            "down": (_normal(residual * c.mlp_width**-0.5), (c.mlp_width, c.width)),
+        }
+        if c.qkv_bias:
+            shapes["qkv_bias"] = (nn.initializers.zeros, (attended + 2 * kv,))
+        if c.qk_norm:
+            shapes["q_norm"] = (nn.initializers.ones, (c.head_dim,))
+            shapes["k_norm"] = (nn.initializers.ones, (c.head_dim,))
+        layers = {
+            name: self.param(name, init, (c.num_layers, *shape), dtype)
+            for name, (init, shape) in shapes.items()
+        }
+        size = (c.vocab_size, c.width)
+        # Tied logits of a normalised state then have variance 1; untied ones start
+        # near 0, which is near the uniform distribution.
+        std = c.width**-0.5 if c.tied_embedding else 1.0
+        embedding = self.param("embedding", _normal(std), size, dtype)
+        if not c.tied_embedding:
+            init = _normal(0.1 * c.width**-0.5)
+            self.param("unembedding", init, size[::-1], dtype)
+        final = self.param("final_norm", nn.initializers.ones, (c.width,), dtype)
+        return embedding, layers, final
+
+
+def unembedding(params: Params, config: ModelConfig) -> jax.Array:
+    """The matrix that turns hidden states into logits.
+
+    Args:
+      params: the decoder's parameters.
+      config: its settings.
+
+    Returns:
+      [D, V], in the type of the parameters.
+    """
+    return params["embedding"].T if config.tied_embedding else params["unembedding"]
+
+
+def block(
+    layer: dict[str, jax.Array],
+    x: jax.Array,
+    angles: tuple[jax.Array, jax.Array],
+    mask: jax.Array,
+    first_output: int,
+    config: ModelConfig,
+) -> jax.Array:
+    """One layer: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Args:
+      layer: this layer's weights, without the leading axis.
+      x: [B, T, D], the residual stream.
+      angles: cosine and sine of `rope_angles`.
+      mask: bool [B, T, T].
+      first_output: first position whose result is wanted.
+      config: the decoder's settings.
+
+    Returns:
+      [B, T - first_output, D].
+    """
+    q, k, v = queries_keys_values(layer, x, angles, first_output, config)
+    attended = attend(q, k, v, mask[:, first_output:])
+    return finish(layer, x[:, first_output:], attended, config)
+
+
+def queries_keys_values(
+    layer: dict[str, jax.Array],
+    x: jax.Array,
+    angles: tuple[jax.Array, jax.Array],
+    first_output: int,
+    config: ModelConfig,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The three projections of a layer, turned by position.
+
+    Args:
+      layer: this layer's weights.
+      x: [B, T, D].
+      angles: of all T positions.
+      first_output: queries start here; keys and values cover all positions.
+      config: the decoder's settings.
+
+    Returns:
+      q [B, T - first_output, H, head_dim], k and v [B, T, K, head_dim].
+    """
+    c, dtype = config, config.activation_dtype
+    h = rms_norm(x, layer["attention_norm"], c.norm_eps).astype(dtype)
+    split = c.num_heads * c.head_dim
+    weight, bias = layer["qkv"], layer.get("qkv_bias")
+    if first_output:
+        q = project(h[:, first_output:], weight[:, :split], dtype)
+        kv = project(h, weight[:, split:], dtype)
+    else:
+        q, kv = jnp.split(project(h, weight, dtype), [split], axis=-1)
+    if bias is not None:
+        q, kv = q + bias[:split].astype(dtype), kv + bias[split:].astype(dtype)
+    q = q.reshape(*q.shape[:2], c.num_heads, c.head_dim)
+    k, v = jnp.split(kv.reshape(*kv.shape[:2], -1, c.head_dim), 2, axis=2)
+    if c.qk_norm:
+        q = rms_norm(q, layer["q_norm"], c.norm_eps).astype(dtype)
+        k = rms_norm(k, layer["k_norm"], c.norm_eps).astype(dtype)
+    cos, sin = angles
+    return (
+        rotate(q, cos[:, first_output:], sin[:, first_output:]),
+        rotate(k, *angles),
+        v,
+    )
+
+
+def finish(
+    layer: dict[str, jax.Array],
+    x: jax.Array,
+    attended: jax.Array,
+    config: ModelConfig,
+) -> jax.Array:
+    """The rest of a layer after its attention.
+
+    Args:
+      layer: this layer's weights.
+      x: [B, T, D], the residual stream the layer was given.
+      attended: [B, T, H * head_dim].
+      config: the decoder's settings.
+
+    Returns:
+      [B, T, D].
+    """
+    dtype = config.activation_dtype
+    x = x + project(attended, layer["out"], dtype)
+    h = rms_norm(x, layer["mlp_norm"], config.norm_eps)
+    return x + swiglu(h, layer["gate_up"], layer["down"], dtype)
+
+
+def _normal(std: float) -> Callable[..., jax.Array]:
+    return nn.initializers.normal(std)

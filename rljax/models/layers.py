@@ -1,0 +1,104 @@
+"""The arithmetic of a layer: RMSNorm, projections, rotary positions, SwiGLU.
+
+Pure functions of arrays. D width, T tokens, K heads, F inner size of the MLP.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """Root-mean-square normalisation over the last axis, in float32.
+
+      y = x / sqrt(mean(x^2) + eps) * scale
+
+    Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
+
+    Args:
+      x: [..., D].
+      scale: [D].
+      eps: added to the mean square.
+
+    Returns:
+      [..., D], float32 or wider.
+    """
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    x = x.astype(wide)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
+    return x * inverse * scale.astype(wide)
+
+
+def project(x: jax.Array, weight: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """x W in `dtype`, summed in float32 at least.
+
+    The leading axes are merged: on CPU a product of two matrices is faster than a
+    contraction of more axes.
+
+    Args:
+      x: [..., I].
+      weight: [I, O].
+      dtype: type of both factors and of the result.
+
+    Returns:
+      [..., O] in `dtype`.
+    """
+    rows = x.reshape(-1, x.shape[-1]).astype(dtype)
+    wide = jnp.promote_types(dtype, jnp.float32)
+    out = jnp.matmul(rows, weight.astype(dtype), preferred_element_type=wide)
+    return out.astype(dtype).reshape(*x.shape[:-1], weight.shape[-1])
+
+
+def rope_angles(
+    positions: jax.Array, head_dim: int, theta: float
+) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of position * theta^(-2 i / head_dim).
+
+    Source: Su et al., "RoFormer", 2021; pairs (i, i + head_dim / 2) as in Llama.
+
+    Args:
+      positions: int32 [B, T].
+      head_dim: size of a head, even.
+      theta: base of the wavelengths.
+
+    Returns:
+      Two float32 arrays [B, T, 1, head_dim / 2].
+    """
+    exponent = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
+    angle = positions[..., None, None].astype(jnp.float32) * theta**-exponent
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Turns each pair of features by the angle of its position.
+
+    Args:
+      x: [B, T, K, head_dim].
+      cos: [B, T, 1, head_dim / 2].
+      sin: as `cos`.
+
+    Returns:
+      Like `x`, turned in float32 at least.
+    """
+    left, right = jnp.split(x, 2, axis=-1)
+    turned = [left * cos - right * sin, right * cos + left * sin]
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+def swiglu(
+    x: jax.Array, gate_up: jax.Array, down: jax.Array, dtype: jnp.dtype
+) -> jax.Array:
+    """(silu(x W_gate) * x W_up) W_down, with gate and up in one product.
+
+    Source: Shazeer, "GLU Variants Improve Transformer", 2020.
+
+    Args:
+      x: [..., D].
+      gate_up: [D, 2 F], the gate's columns first.
+      down: [F, D].
+      dtype: type of the products.
+
+    Returns:
+      [..., D] in `dtype`.
+    """
+    gate, up = jnp.split(project(x, gate_up, dtype), 2, axis=-1)
+    return project(jax.nn.silu(gate) * up, down, dtype)
