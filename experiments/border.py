@@ -68,7 +68,7 @@ def require(holds: bool, key: str, value: Any, limit: str) -> None:
 
 
 def typed(
-    config: Mapping[str, Any],
+    config: Mapping[str, Any] | config_dict.ConfigDict,
     cls: type[T],
     limits: Mapping[str, Limit | Sequence[Any]] | None = None,
     prefix: str = "",

@@ -10,6 +10,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -108,7 +109,11 @@ def start(path, pause=0.05) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "XLA_FLAGS": ""},
+        env={
+            **os.environ,
+            "XLA_FLAGS": "",
+            "JAX_COMPILATION_CACHE_DIR": jax.config.values["jax_compilation_cache_dir"],
+        },
     )
 
 
@@ -125,14 +130,15 @@ def wait_for_rows(path, count: int, process) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_at_any_moment(whole, tmp_path, seed):
-    """SIGKILL somewhere in 0.6 s of calls and saves, then the rest."""
-    path = tmp_path / "run"
+    """SIGKILL a moment after a random row, amid a call or a save; then the rest."""
+    path, rng = tmp_path / "run", np.random.default_rng(seed)
     process = start(path)
-    wait_for_rows(path, 2, process)
-    time.sleep(np.random.default_rng(seed).uniform(0.0, 0.6))
+    wait_for_rows(path, int(rng.integers(3, CALLS)), process)
+    time.sleep(rng.uniform(0.0, 0.2))
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
+    assert checkpoint.updates(path / "checkpoints")  # it does go on from something
     toy_run.run(path, CALLS)
     assert_equal_runs(path, whole[0])
 
@@ -236,8 +242,8 @@ def test_the_clock_saves_too(tmp_path):
 def test_no_row_while_the_replay_fills(tmp_path):
     def iterate(state):
         state, values = jax.jit(toy_run.iterate)(state)
-        filled = max(int(values["updates"]) - 6, 0)  # the first three calls only act
-        return state, {**values, "updates": np.int32(filled)}
+        filled = jnp.maximum(values["updates"] - 6, 0)  # three calls only act
+        return state, {**values, "updates": filled}
 
     made = toy_run.program()._replace(iterate=iterate)
     toy_run.run(tmp_path / "run", 6, made=made, eval_every=0)
