@@ -1,0 +1,82 @@
+"""Distributions over the commands of a state, given as log-probabilities.
+
+A command that the state does not admit has log-probability -inf. Everything here is
+finite in value and gradient whatever such an entry's other arrays hold. NaN in a
+log-probability is an error of the model and stays NaN, so that it is seen.
+Shape letters: B batch, A commands.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from rljax.losses.masked import widen
+
+
+def admit(
+    log_pi: jax.Array, mask: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Probabilities and log-probabilities that are safe to multiply.
+
+    Args:
+      log_pi: normalised log-probabilities, float [..., A]; -inf rules a command out.
+      mask: whether the row is real, bool [...]; a row that is not admits nothing.
+
+    Returns:
+      `admitted` bool, `pi` and `log_pi` float32 (or wider), all [..., A]; both floats
+      are 0 where not admitted.
+    """
+    admitted = log_pi != -jnp.inf
+    if mask is not None:
+        admitted &= mask[..., None]
+    # -inf (or the NaN of a padding row) is replaced before anything multiplies it: a
+    # `where` around the product alone would send 0 * inf = NaN into the gradient.
+    safe = jnp.where(admitted, widen(log_pi), 0.0)
+    return admitted, jnp.where(admitted, jnp.exp(safe), 0.0), safe
+
+
+def entropy(log_pi: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """Entropy in nats, H = - sum_a pi(a) log pi(a).
+
+    Args:
+      log_pi: see `admit`, float [..., A].
+      mask: whether the row is real, bool [...].
+
+    Returns:
+      Entropies, float32 [...]; 0 where masked or where no command is admitted.
+    """
+    _, pi, log_pi = admit(log_pi, mask)
+    return -jnp.sum(pi * log_pi, axis=-1)
+
+
+def kl_divergence(
+    log_pi: jax.Array, log_reference: jax.Array, mask: jax.Array | None = None
+) -> jax.Array:
+    """How far `pi` is from a reference, KL = sum_a pi(a) [log pi(a) - log ref(a)].
+
+    Exact over the commands, not sampled. A command admitted under `pi` and ruled out
+    under the reference makes it infinite, as it should.
+
+    Args:
+      log_pi: see `admit`, float [..., A].
+      log_reference: the same commands under the reference, float [..., A]. May be
+        anything where `log_pi` is -inf.
+      mask: whether the row is real, bool [...].
+
+    Returns:
+      Divergences in nats, float32 [...]; 0 where masked.
+    """
+    chex.assert_equal_shape([log_pi, log_reference])
+    admitted, pi, log_pi = admit(log_pi, mask)
+    log_reference = jnp.where(admitted, widen(log_reference), 0.0)
+    return jnp.sum(pi * (log_pi - log_reference), axis=-1)
+
+
+def num_admitted(log_pi: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """How many commands each row admits, |A|, float32 [...]; 0 where masked.
+
+    Args:
+      log_pi: see `admit`, float [..., A].
+      mask: whether the row is real, bool [...].
+    """
+    return jnp.sum(admit(log_pi, mask)[0], axis=-1, dtype=jnp.float32)
