@@ -117,23 +117,26 @@ def train(program: Program, schedule: Schedule, workdir: Workdir) -> Result:
         cannot be written, or from `program.check`.
     """
     state, position = _begin(program, workdir)
-    folder = workdir.path
+    folder, after = workdir.path, None
     writer = metrics.Writer(
-        folder, position.updates if position.calls else None, schedule.total_steps
+        folder,
+        position.updates if position.calls else None,
+        schedule.total_steps,
+        silent=jax.process_index() > 0,
     )
     with _signals(writer.say) as stopped, contextlib.closing(writer):
-        random = _once(folder / "eval" / "random.json", program.evaluate_random)
-        before_path = folder / "eval" / "before.json"
-        if position.calls == 0:
-            before_path.unlink(missing_ok=True)  # of a run killed before it saved
-        before = _once(before_path, lambda: program.evaluate(state))
-        if position.calls == 0:
+        new = position.calls == 0
+        random = _first(folder, "random", new, program.evaluate_random)
+        before = _first(folder, "before", new, lambda: program.evaluate(state))
+        if new:
             writer.write({"env_steps": 0, "updates": 0, **before})
         if position.calls < schedule.calls:
             writer.say("compiling (once) ...")
         saved_at, saved = time.monotonic(), position
         while position.calls < schedule.calls and not _agree(bool(stopped)):
-            state, position = _call(program, schedule, folder, writer, state, position)
+            state, position, after = _call(
+                program, schedule, folder, writer, state, position
+            )
             by_clock = time.monotonic() - saved_at >= schedule.save_seconds
             by_count = schedule.save_every and position.calls % schedule.save_every == 0
             if _agree(bool(by_count or by_clock)):
@@ -142,12 +145,14 @@ def train(program: Program, schedule: Schedule, workdir: Workdir) -> Result:
         if position != saved or not checkpoint.updates(workdir.checkpoints):
             _save(schedule, workdir, state, position)
         if position.calls < schedule.calls:
+            name = stopped[0] if stopped else "a signal to another process"
             writer.say(
-                f"{stopped[0]}: saved update {position.updates:,} in {folder}; "
+                f"{name}: saved update {position.updates:,} in {folder}; "
                 "the same command goes on from there"
             )
-            return Result(state, position, random, before, None, stopped[0])
-        after = _evaluate(program, folder, state, position)
+            return Result(state, position, random, before, None, name)
+        if after is None:  # nothing was left to do
+            after = _evaluate(program, folder, state, position, again=False)
         return Result(state, position, random, before, after, None)
 
 
@@ -181,7 +186,7 @@ def _call(
     writer: metrics.Writer,
     state: PyTree,
     position: Position,
-) -> tuple[PyTree, Position]:
+) -> tuple[PyTree, Position, Row | None]:
     """One compiled call and what is due after it, checkpoints apart."""
     start = time.perf_counter()
     state, values = program.iterate(state)
@@ -202,14 +207,17 @@ def _call(
     row["perf/updates_per_second"] = (position.updates - before.updates) / seconds
     last = position.calls == schedule.calls
     eval_due = schedule.eval_every and position.calls % schedule.eval_every == 0
+    found = None
     if eval_due or last:
-        row |= _evaluate(program, folder, state, position)
+        start = time.perf_counter()
+        found = _evaluate(program, folder, state, position)
+        row |= {**found, "timing_s/eval": time.perf_counter() - start}
     # While the replay fills there is no update yet, hence no row.
     logged = position.calls % schedule.log_every == 0 or eval_due or last
     if logged and position.updates > writer.last_updates:
         writer.write(row)
     writer.progress(row, last)
-    return state, position
+    return state, position, found
 
 
 def _watch_nonfinite(
@@ -226,9 +234,10 @@ def _watch_nonfinite(
     if position.nonfinite == before.nonfinite:
         return
     path = folder / "nonfinite" / str(position.updates)
-    if not path.parent.exists() or len(list(path.parent.iterdir())) < _DUMPS:
+    if jax.process_index() == 0:
         path.parent.mkdir(exist_ok=True)
-        program.dump(state, path)
+        if len(list(path.parent.iterdir())) < _DUMPS:
+            program.dump(state, path)
     new = position.nonfinite - before.nonfinite
     where = f"between updates {before.updates:,} and {position.updates:,}"
     writer.say(
@@ -244,25 +253,29 @@ def _watch_nonfinite(
 
 
 def _evaluate(
-    program: Program, folder: pathlib.Path, state: PyTree, position: Position
+    program: Program,
+    folder: pathlib.Path,
+    state: PyTree,
+    position: Position,
+    again: bool = True,
 ) -> Row:
-    """Evaluates once per position; the second call reads the file."""
+    """Evaluates and writes eval/<update>.json, or reads it unless `again`."""
     path = folder / "eval" / f"{position.updates}.json"
-    if path.exists():
-        record = read_json(path)
-        if record["env_steps"] == position.env_steps:
-            return record["metrics"]
-    start = time.perf_counter()
+    if not again and path.exists():
+        return read_json(path)["metrics"]
     found = metrics.numbers(program.evaluate(state))
     if jax.process_index() == 0:
         record = {"updates": position.updates, "env_steps": position.env_steps}
         write_json(path, {**record, "metrics": found})
-    return {**found, "timing_s/eval": time.perf_counter() - start}
+    return found
 
 
-def _once(path: pathlib.Path, evaluate: Callable[[], Row]) -> Row:
-    """Evaluates, or reads what an earlier process of the run found."""
-    if path.exists():
+def _first(
+    folder: pathlib.Path, name: str, new: bool, evaluate: Callable[[], Row]
+) -> Row:
+    """An evaluation made before training; a resumed run reads what was found then."""
+    path = folder / "eval" / f"{name}.json"
+    if not new and path.exists():
         return read_json(path)
     found = metrics.numbers(evaluate())
     if jax.process_index() == 0:

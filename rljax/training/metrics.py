@@ -84,6 +84,7 @@ class Writer:
       updates: update the run goes on from, None for a new run; later rows go.
       total_steps: environment steps of the whole run, for the bar.
       success: name of the metric shown as success, where a row has it.
+      silent: write and show nothing, for the processes after the first.
     """
 
     def __init__(
@@ -92,25 +93,27 @@ class Writer:
         updates: int | None,
         total_steps: int,
         success: str = "rollout/success",
+        silent: bool = False,
     ) -> None:
         """Opens the files; see the class."""
-        kept = truncate(folder / "metrics.jsonl", updates)
-        self.last_updates = int(kept[-1]["updates"]) if kept else -1
-        steps = int(kept[-1]["env_steps"]) if kept else 0
+        self.last_updates = -1 if updates is None else updates
         self._success = success
         self._total = total_steps
+        self._silent = silent
+        self._start: tuple[float, int] | None = None
+        self._printed = -math.inf
+        self._file = self._board = self._bar = None
+        if silent:
+            return
+        kept = truncate(folder / "metrics.jsonl", updates)
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         # TensorBoard hides events from `purge_step` on: those of the lost stretch.
-        self._board = tensorboardX.SummaryWriter(
-            str(folder / "tb"), purge_step=steps + 1 if kept else 0
-        )
-        self._bar = None
+        steps = int(kept[-1]["env_steps"]) + 1 if kept else 0
+        self._board = tensorboardX.SummaryWriter(str(folder / "tb"), purge_step=steps)
         if sys.stderr.isatty():
             self._bar = tqdm.tqdm(
                 total=total_steps, unit="step", unit_scale=True, dynamic_ncols=True
             )
-        self._start: tuple[float, int] | None = None
-        self._printed = -math.inf
 
     def write(self, row: Row) -> None:
         """Appends a row; its `updates` must be past those of the row before."""
@@ -118,15 +121,19 @@ class Writer:
             raise ValueError(
                 f"row of update {row['updates']} after one of {self.last_updates}"
             )
+        self.last_updates = int(row["updates"])
+        if self._file is None or self._board is None:
+            return
         self._file.write(_line(row))
         self._file.flush()
-        self.last_updates = int(row["updates"])
         for name, value in row.items():
             if name != "env_steps":
                 self._board.add_scalar(name, value, int(row["env_steps"]))
 
     def progress(self, row: Row, last: bool = False) -> None:
         """Shows how far the run is: the bar, or a plain line now and then."""
+        if self._silent:
+            return
         now, steps = time.monotonic(), int(row["env_steps"])
         if self._start is None:
             self._start = (now, steps)  # after the compiling call, so speeds are true
@@ -154,15 +161,14 @@ class Writer:
         """Prints a line without tearing the bar."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
-        else:
+        elif not self._silent:
             print(text, flush=True)
 
     def close(self) -> None:
         """Closes the files and the bar."""
-        if self._bar is not None:
-            self._bar.close()
-        self._file.close()
-        self._board.close()
+        for each in (self._bar, self._file, self._board):
+            if each is not None:
+                each.close()
 
 
 def clock(seconds: float) -> str:

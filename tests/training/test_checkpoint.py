@@ -180,6 +180,14 @@ def test_a_failing_save_is_told_and_leaves_the_others(folder, state, monkeypatch
     assert sorted(p.name for p in folder.iterdir()) == ["2", "4"]
 
 
+def test_a_full_disk_is_told_before_anything_is_written(folder, state, monkeypatch):
+    usage = shutil.disk_usage(folder)._replace(free=100)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.delattr(ocp.Checkpointer, "save")
+    with pytest.raises(RunError, match="100 B of disk free, state 116 B.*: no space"):
+        checkpoint.save(folder, 6, state, {})
+
+
 def test_later_ones_are_set_aside(folder):
     checkpoint.set_aside_after(folder, 2)
     assert sorted(p.name for p in folder.iterdir()) == ["2", "aside_4"]

@@ -114,6 +114,15 @@ def test_progress_on_a_terminal_is_a_bar(tmp_path, capsys, monkeypatch):
     assert "a line above the bar" in shown
 
 
+def test_a_silent_writer_leaves_nothing(tmp_path, capsys):
+    writer = metrics.Writer(tmp_path, None, total_steps=1000, silent=True)
+    writer.write(row(2))
+    writer.progress(row(2))
+    writer.say("hello")
+    writer.close()
+    assert not list(tmp_path.iterdir()) and capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     "seconds, shown", [(0, "0:00"), (61.9, "1:01"), (3723, "1:02:03"), (-1, "0:00")]
 )
