@@ -61,7 +61,8 @@ def pack(table: PieceTable, pieces: jax.Array, size: int) -> Tokens:
     piece s lies at `t + v_s`, with `v_s = p_s Lp - start_s`. As starts never fall,
     the v of the last piece with start_s <= t is the telescoping sum
     `sum_s [t >= start_s] (v_s - v_{s-1})`: comparisons and one gather, which is
-    cheap under vmap. Absent and empty pieces start where the next one does.
+    cheap under vmap. Absent and empty pieces start where the next one does, and so
+    are never the last.
 
     The size is the caller's to prove: compiled code cannot raise, and tokens past
     it would be lost.
@@ -81,7 +82,7 @@ def pack(table: PieceTable, pieces: jax.Array, size: int) -> Tokens:
     length = jnp.where(present, table.length[jnp.maximum(pieces, 0)], 0)
     steps = jnp.arange(len(pieces))
     start = jnp.sum(jnp.where(steps < steps[:, None], length, 0), axis=1)
-    value = jnp.where(present, pieces, 0) * width - start
+    value = pieces * width - start
     rise = value - jnp.concatenate([jnp.zeros(1, jnp.int32), value[:-1]])
     position = jnp.arange(size, dtype=jnp.int32)
     index = position + jnp.sum(

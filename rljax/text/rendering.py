@@ -5,7 +5,7 @@ tokenizer at hand. Shapes: A commands, L tokens of a command, P prompt tokens.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import chex
 import jax
@@ -28,8 +28,21 @@ class Renderer(NamedTuple):
     command_table: PieceTable  # every command there can be
 
 
+class Rendered(Protocol):
+    """What has the four functions of a `Renderer`; an environment has, too."""
+
+    @property
+    def prompt(self) -> Callable[[Observation], Tokens]: ...
+    @property
+    def commands(self) -> Callable[[Observation], Commands]: ...
+    @property
+    def describe(self) -> Callable[[Observation], str]: ...
+    @property
+    def command_texts(self) -> Callable[[Observation], list[str]]: ...
+
+
 def check_rendering(
-    tokenizer: tokenizer_lib.Tokenizer, renderer: Renderer, observations: Observation
+    tokenizer: tokenizer_lib.Tokenizer, renderer: Rendered, observations: Observation
 ) -> None:
     """Compares the tables with the tokenizer on sampled states.
 
@@ -39,7 +52,7 @@ def check_rendering(
 
     Args:
       tokenizer: the one the renderer was made with.
-      renderer: what to check.
+      renderer: what to check, a `Renderer` or an environment.
       observations: sampled states, each leaf [N, ...].
 
     Raises:

@@ -53,12 +53,14 @@ def sample(world, layout, count, seed=0, sequences=True):
         taken = rng.integers(0, min(layout.inventory, len(there)) + 1)
         held = np.full(layout.inventory, -1)
         held[:taken] = there[:taken]
-        on = there[taken:][: rng.integers(0, layout.on + 1)]
+        # What is held is not stood on, whatever the flags say.
+        on = there[: taken + rng.integers(0, layout.on + 1)]
         goal = rng.integers(0, goals.size, 2)
         goal[1] = goal[1] if sequences and rng.random() < 0.5 else -1
-        history = np.full(layout.history, -1)
-        past = rng.integers(0, layout.history + 1)
-        history[layout.history - past :] = rng.integers(
+        remembered = layout.history + 1  # one more than is shown
+        history = np.full(remembered, -1)
+        past = rng.integers(0, remembered + 1)
+        history[remembered - past :] = rng.integers(
             0, 2 + 2 * WORLDS[world].num_names, past
         )
         rows.append(observation(names, held, on, goal, history))
