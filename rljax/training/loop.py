@@ -47,24 +47,27 @@ class Program(NamedTuple):
       iterate: State -> (State, metrics), compiled, two seconds at most. May donate.
         Its metrics hold `updates` and `env_steps`, counted from the start of the
         run, and may hold NONFINITE and IN_A_ROW.
-      evaluate: State -> {"eval/<panel>/<kind>": success}.
+      evaluate: (State, final) -> {"eval/<panel>/<kind>": success}; `final` before
+        and after training, not in between, where fewer scenes will do.
       evaluate_random: () -> the same for random play.
       check: raises where (state, metrics) shows a fault that compiled code can only
         flag, such as an empty command set.
       dump: writes the last bad batch the state holds to a path without suffix.
       restore: (read, meta) -> State; `read(target)` gives the state of the checkpoint.
         By default the target is `eval_shape(init)`. Pass one to give leaves their
-        shardings or to refit a state saved with another number of devices
-        (`meta["devices"]`).
+        shardings or to refit a state saved with another number of devices.
+      devices: the number the state is laid out for; `restore` finds it again in
+        `meta["devices"]`.
     """
 
     init: Callable[[], PyTree]
     iterate: Callable[[PyTree], tuple[PyTree, Metrics]]
-    evaluate: Callable[[PyTree], Row]
+    evaluate: Callable[[PyTree, bool], Row]
     evaluate_random: Callable[[], Row]
     check: Callable[[PyTree, Row], None] = _no_check
     dump: Callable[[PyTree, pathlib.Path], None] = _no_dump
     restore: Callable[[Read, dict[str, Any]], PyTree] | None = None
+    devices: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,7 +130,7 @@ def train(program: Program, schedule: Schedule, workdir: Workdir) -> Result:
     with _signals(writer.say) as stopped, contextlib.closing(writer):
         new = position.calls == 0
         random = _first(folder, "random", new, program.evaluate_random)
-        before = _first(folder, "before", new, lambda: program.evaluate(state))
+        before = _first(folder, "before", new, lambda: program.evaluate(state, True))
         if new:
             writer.write({"env_steps": 0, "updates": 0, **before})
         if position.calls < schedule.calls:
@@ -140,10 +143,10 @@ def train(program: Program, schedule: Schedule, workdir: Workdir) -> Result:
             by_clock = time.monotonic() - saved_at >= schedule.save_seconds
             by_count = schedule.save_every and position.calls % schedule.save_every == 0
             if _agree(bool(by_count or by_clock)):
-                _save(schedule, workdir, state, position)
+                _save(program, schedule, workdir, state, position)
                 saved_at, saved = time.monotonic(), position
         if position != saved or not checkpoint.updates(workdir.checkpoints):
-            _save(schedule, workdir, state, position)
+            _save(program, schedule, workdir, state, position)
         if position.calls < schedule.calls:
             name = stopped[0] if stopped else "a signal to another process"
             writer.say(
@@ -152,7 +155,7 @@ def train(program: Program, schedule: Schedule, workdir: Workdir) -> Result:
             )
             return Result(state, position, random, before, None, name)
         if after is None:  # nothing was left to do
-            after = _evaluate(program, folder, state, position, again=False)
+            after = _evaluate(program, folder, state, position, True, again=False)
         return Result(state, position, random, before, after, None)
 
 
@@ -210,7 +213,7 @@ def _call(
     found = None
     if eval_due or last:
         start = time.perf_counter()
-        found = _evaluate(program, folder, state, position)
+        found = _evaluate(program, folder, state, position, last)
         row |= {**found, "timing_s/eval": time.perf_counter() - start}
     # While the replay fills there is no update yet, hence no row.
     logged = position.calls % schedule.log_every == 0 or eval_due or last
@@ -257,13 +260,14 @@ def _evaluate(
     folder: pathlib.Path,
     state: PyTree,
     position: Position,
+    final: bool,
     again: bool = True,
 ) -> Row:
     """Evaluates and writes eval/<update>.json, or reads it unless `again`."""
     path = folder / "eval" / f"{position.updates}.json"
     if not again and path.exists():
         return read_json(path)["metrics"]
-    found = metrics.numbers(program.evaluate(state))
+    found = metrics.numbers(program.evaluate(state, final))
     if jax.process_index() == 0:
         record = {"updates": position.updates, "env_steps": position.env_steps}
         write_json(path, {**record, "metrics": found})
@@ -284,12 +288,13 @@ def _first(
 
 
 def _save(
-    schedule: Schedule, workdir: Workdir, state: PyTree, position: Position
+    program: Program,
+    schedule: Schedule,
+    workdir: Workdir,
+    state: PyTree,
+    position: Position,
 ) -> None:
-    meta = {
-        "position": dataclasses.asdict(position),
-        "devices": jax.device_count(),
-    }
+    meta = {"position": dataclasses.asdict(position), "devices": program.devices}
     checkpoint.save(
         workdir.checkpoints, position.updates, state, meta, keep=schedule.keep
     )

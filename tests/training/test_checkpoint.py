@@ -168,7 +168,8 @@ def test_another_state_is_refused_by_name(saved):
 
 
 def test_a_failing_save_is_told_and_leaves_the_others(folder, state, monkeypatch):
-    def full(*_, **__):
+    def full(_, path, **__):
+        path.mkdir(parents=True)  # a part is written, then the disk is full
         raise ValueError("RESOURCE_EXHAUSTED: No space left on device\n" + "x" * 999)
 
     monkeypatch.setattr(ocp.Checkpointer, "save", full)

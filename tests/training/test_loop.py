@@ -73,6 +73,10 @@ def test_a_whole_run(whole):
     assert evaluated == [0, 8, 16, 20]  # before, every fourth call, after
     assert result.random["eval/train_sampled/grow"] == 0.25
     assert result.before["eval/train_sampled/grow"] == 0.0
+    between = [
+        r["eval/train_sampled/grow"] for r in rows(path) if r["updates"] in (8, 16)
+    ]
+    np.testing.assert_allclose(between, np.round(between, 2), atol=1e-7)
     w = result.state.params["w"]
     assert result.after is not None
     assert result.after["eval/train_sampled/grow"] == pytest.approx(float(w[1]))
@@ -94,7 +98,7 @@ def test_a_finished_run_is_not_run_again(whole, tmp_path):
     path = tmp_path / "run"
     toy_run.run(path, 2)
 
-    def never(_):
+    def never(*_):
         raise AssertionError("called")
 
     again = toy_run.run(
@@ -118,7 +122,7 @@ def start(path, pause=0.05) -> subprocess.Popen:
 
 
 def wait_for_rows(path, count: int, process) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240  # a busy machine
     while time.monotonic() < end:
         file = path / "metrics.jsonl"
         if file.exists() and file.read_bytes().count(b"\n") >= count:
@@ -254,11 +258,11 @@ def test_no_row_while_the_replay_fills(tmp_path):
 
 def test_a_restore_of_ones_own(tmp_path):
     path, seen = tmp_path / "run", []
-    toy_run.run(path, 2)
+    toy_run.run(path, 2, made=toy_run.program()._replace(devices=2))
 
     def restore(read, meta):
         seen.append(meta["devices"])
         return read(jax.eval_shape(toy_run.init))
 
     toy_run.run(path, 3, made=toy_run.program()._replace(restore=restore))
-    assert seen == [8]
+    assert seen == [2]
