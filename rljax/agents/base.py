@@ -2,16 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rljax.optim import optimizers
-from rljax.types import Key, Metrics, Observation, Params, PyTree, Tokens, Trie
+from rljax.types import Key, Metrics, Observation, Params, PyTree
 
-# Observations [B] -> their prompts and the tries of their commands [B].
-Read = Callable[[Observation], tuple[Tokens, Trie]]
+# Observations [B] -> their prompts (Tokens) and the tries of their commands (Trie) [B].
+# What they are made of is the networks' business, so the type says no more.
+Read = Callable[[Observation], tuple[PyTree, PyTree]]
 
 
 class Action(NamedTuple):
@@ -42,10 +43,7 @@ class Agent(NamedTuple):
     params: Callable[[PyTree], Params]
 
 
-StateT = TypeVar("StateT")
-
-
-def count_update(old: StateT, new: StateT, finite: jax.Array) -> StateT:
+def count_update(old: PyTree, new: PyTree, finite: jax.Array) -> PyTree:
     """The state after an update, counted; the one before it where it is not finite.
 
     Args:

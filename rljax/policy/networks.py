@@ -1,10 +1,15 @@
 """Trunk and heads as pure functions, bundled for the agents."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from rljax.models.config import ModelConfig
+from rljax.models.decoder import Decoder, unembedding
+from rljax.models.heads import Head
+from rljax.policy import score
 from rljax.types import Key, Params, Tokens, Trie
 
 
@@ -13,7 +18,8 @@ class Networks(NamedTuple):
 
     Attributes:
       init_trunk: key -> weights of the language model.
-      init_q, init_v: key -> weights of a head.
+      init_q: key -> weights of a Q head.
+      init_v: key -> weights of a V head.
       encode: (trunk, prompts [B], tries [B]) -> hidden [B, 1 + N, D].
       log_policy: (trunk, hidden, tries) -> log pi [B, A], -inf rules a command out.
       q: (head, hidden, tries) -> raw Q [B, A], from each command's last node.
@@ -27,3 +33,43 @@ class Networks(NamedTuple):
     log_policy: Callable[[Params, jax.Array, Trie], jax.Array]
     q: Callable[[Params, jax.Array, Trie], jax.Array]
     v: Callable[[Params, jax.Array], jax.Array]
+
+
+def make(config: ModelConfig, eos_id: int, head_widths: Sequence[int]) -> Networks:
+    """A decoder with heads.
+
+    Args:
+      config: the decoder's settings.
+      eos_id: token whose log-probability ends every command.
+      head_widths: inner layers of the Q and V heads.
+    """
+    decoder = Decoder(config)
+    head = Head(tuple(head_widths))
+
+    def init_trunk(key):
+        ids = jnp.zeros((1, 2), jnp.int32)
+        mask = jnp.ones((1, 2, 2), bool)
+        return decoder.init(key, ids, ids, mask)["params"]
+
+    def init_head(key):
+        return head.init(key, jnp.zeros((1, config.width)))["params"]
+
+    def log_policy(trunk, hidden, trie):
+        matrix = unembedding(trunk, config)
+        scores = score.command_log_probs(matrix, hidden, trie, eos_id)
+        return score.log_policy(scores, trie.command_mask)
+
+    def apply_head(params, hidden):
+        return jnp.asarray(head.apply({"params": params}, hidden))
+
+    return Networks(
+        init_trunk=jax.jit(init_trunk),
+        init_q=jax.jit(init_head),
+        init_v=jax.jit(init_head),
+        encode=lambda trunk, prompt, trie: score.encode(decoder, trunk, prompt, trie),
+        log_policy=log_policy,
+        q=lambda params, hidden, trie: apply_head(
+            params, score.command_hidden(hidden, trie)
+        ),
+        v=lambda params, hidden: apply_head(params, hidden[:, 0]),
+    )

@@ -1,7 +1,7 @@
 """Success on fixed panels of scenes, in one compiled program.
 
-A panel is a batch of environment states made from a seed, so that every evaluation
-and every method meets the same scenes.
+A panel is a batch of environment states, the same for every evaluation and every
+method.
 """
 
 from collections.abc import Callable
@@ -20,24 +20,13 @@ Act = Callable[[Params, PyTree, Key, jax.typing.ArrayLike], Action]
 SAMPLED, GREEDY, RANDOM = 1.0, 0.0, float("inf")  # temperatures
 
 
-class Panel(NamedTuple):
-    """Scenes of one kind of goal."""
-
-    name: str
-    states: PyTree  # [M, ...]
-
-
 class Outcomes(NamedTuple):
     """What came of each scene."""
 
     success: jax.Array  # bool [M]
     length: jax.Array  # int32 [M], steps taken
-
-
-def make_panel(env: Env, name: str, seed: int, size: int) -> Panel:
-    """`size` scenes of `env`, each from its own index under `seed`."""
-    keys = environment_keys(jax.random.key(seed), size)
-    return Panel(name, jax.jit(jax.vmap(env.reset))(keys))
+    stuck: jax.Array  # bool [M], a state admitted no command
+    stuck_obs: PyTree  # that state where `stuck`, [M, ...]
 
 
 def evaluator(env: Env, act: Act) -> Callable[..., Outcomes]:
@@ -50,23 +39,46 @@ def evaluator(env: Env, act: Act) -> Callable[..., Outcomes]:
         count = jax.tree.leaves(states)[0].shape[0]
 
         def running(carry):
-            _, _, ended, _, step = carry
-            return ~jnp.all(ended) & (step < env.sizes.limit)
+            _, done, _, step = carry
+            return ~jnp.all(done.ended) & (step < env.sizes.limit)
 
         def body(carry):
-            states, success, ended, length, step = carry
+            states, done, stuck_obs, step = carry
             keys = environment_keys(jax.random.fold_in(key, step), count)
             obs = jax.vmap(env.observe)(states)
-            command = act(params, obs, keys, temperature).command
-            states, outcome = jax.vmap(env.step)(states, command)
-            success |= outcome.terminated & ~ended
-            length += (~ended).astype(jnp.int32)
-            ended |= outcome.terminated | outcome.truncated
-            return states, success, ended, length, step + 1
+            action = act(params, obs, keys, temperature)
+            states, outcome = jax.vmap(env.step)(states, action.command)
+            live = ~done.ended
+            stuck = live & ~jnp.any(jnp.isfinite(action.log_pi), axis=-1)
+            stuck_obs = jax.tree.map(
+                lambda new, old: _where(stuck, new, old), obs, stuck_obs
+            )
+            ended = outcome.terminated | outcome.truncated
+            done = _Done(
+                success=done.success | (live & outcome.terminated),
+                ended=done.ended | ended,
+                length=done.length + live,
+                stuck=done.stuck | stuck,
+            )
+            return states, done, stuck_obs, step + 1
 
         no = jnp.zeros(count, bool)
-        start = (states, no, no, jnp.zeros(count, jnp.int32), jnp.int32(0))
-        _, success, _, length, _ = jax.lax.while_loop(running, body, start)
-        return Outcomes(success, length)
+        done = _Done(no, no, jnp.zeros(count, jnp.int32), no)
+        start = (states, done, jax.vmap(env.observe)(states), jnp.int32(0))
+        _, done, stuck_obs, _ = jax.lax.while_loop(running, body, start)
+        return Outcomes(done.success, done.length, done.stuck, stuck_obs)
 
     return jax.jit(evaluate)
+
+
+class _Done(NamedTuple):
+    """What is known of each scene so far, [M]."""
+
+    success: jax.Array
+    ended: jax.Array
+    length: jax.Array
+    stuck: jax.Array
+
+
+def _where(mask: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    return jnp.where(mask.reshape(mask.shape + (1,) * (new.ndim - 1)), new, old)

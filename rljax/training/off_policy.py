@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from rljax.agents.base import Agent
 from rljax.envs import base
-from rljax.replay import ring, transitions
+from rljax.replay import hindsight, ring, strategies, transitions
 from rljax.rollout.unroll import environment_keys
 from rljax.training import tally
 from rljax.training.evaluate import RANDOM, SAMPLED
@@ -78,8 +78,7 @@ class Parts(NamedTuple):
     Attributes:
       env: one environment.
       agent: made with the `axis_name` below.
-      relabel: (ring, counts, episodes, step, key) -> (ring, counts): adds the
-        finished episodes under other goals; None leaves hindsight out.
+      hindsight: how finished episodes are told again; None leaves that out.
       config: sizes.
       num_devices: over which the counts of `config` are shared.
       axis_name: mapped axis, None on one device.
@@ -87,7 +86,7 @@ class Parts(NamedTuple):
 
     env: base.Env
     agent: Agent
-    relabel: Callable | None
+    hindsight: hindsight.Hindsight | None
     config: Config
     num_devices: int
     axis_name: str | None
@@ -129,7 +128,7 @@ def check(config: Config, num_devices: int) -> None:
         )
 
 
-def init_local(parts: Parts, counts: PyTree, key: Key, device: int) -> Local:
+def init_local(parts: Parts, key: Key, device: int) -> Local:
     """The state of one device before the first step."""
     config, env = parts.config, parts.env
     share = config.num_envs // parts.num_devices
@@ -137,7 +136,9 @@ def init_local(parts: Parts, counts: PyTree, key: Key, device: int) -> Local:
     envs = base.start(env, env_key, share, first_index=device * share)
     obs = jax.vmap(env.observe)(envs.states)
     one = jax.tree.map(lambda x: x[0], obs)
-    item = transitions.example(one)
+    zero = jnp.float32(0)
+    item = Transition(one, jnp.int32(0), zero, zero, one)
+    how = parts.hindsight
     batch = config.batch_size // parts.num_devices
     return Local(
         envs=envs,
@@ -145,7 +146,7 @@ def init_local(parts: Parts, counts: PyTree, key: Key, device: int) -> Local:
         episodes=transitions.init(one, share, env.sizes.limit, env.sizes.goals),
         original=ring.init(item, config.capacity // parts.num_devices),
         relabelled=ring.init(item, config.relabelled_capacity // parts.num_devices),
-        counts=counts,
+        counts=() if how is None else strategies.zero_counts(how.table),
         key=run_key,
         first_index=jnp.int32(device * share),
         env_steps=jnp.int32(0),
@@ -210,16 +211,19 @@ def _step(
     action = parts.agent.act(parts.agent.params(state), local.obs, keys, temperature)
     envs, step = base.advance(env, local.envs, action.command)
 
+    ended = step.terminated | step.truncated
     seen = transitions.write(local.episodes, local.obs, action.command, step)
     items, real = transitions.emit(seen, step, config.n_step, config.gamma)
     original = ring.add_masked(local.original, items, real)
     relabelled, counts = local.relabelled, local.counts
-    if parts.relabel is not None:
+    if parts.hindsight is not None:
         if parts.axis_name is not None:
-            relabel_key = jax.random.fold_in(
-                relabel_key, jax.lax.axis_index(parts.axis_name)
-            )
-        relabelled, counts = parts.relabel(relabelled, counts, seen, step, relabel_key)
+            device = jax.lax.axis_index(parts.axis_name)
+            relabel_key = jax.random.fold_in(relabel_key, device)
+        relabelled, counts = hindsight.relabel(
+            relabel_key, seen, ended, step.reached.goal, relabelled, counts,
+            parts.hindsight,
+        )  # fmt: skip
     kind = jax.vmap(env.goal_kind)(step.reached.goal)
     episodes = tally.count_episodes(episodes, step, kind, seen.length)
 
@@ -230,7 +234,7 @@ def _step(
         local,
         envs=envs,
         obs=step.obs,
-        episodes=transitions.clear(seen, step.terminated | step.truncated),
+        episodes=transitions.clear(seen, ended),
         original=original,
         relabelled=relabelled,
         counts=counts,

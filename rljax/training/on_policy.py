@@ -120,11 +120,11 @@ def init_local(parts: Parts, key: Key, device: int) -> Local:
         bad_batch=ppo_glam.Batch(
             obs=jax.tree.map(lambda x: jnp.zeros((size, *x.shape[1:]), x.dtype), obs),
             action=jnp.zeros(size, jnp.int32),
-            log_pi=zero,
-            value=zero,
-            advantage=zero,
-            target=zero,
-        ),  # fmt: skip
+            log_pi=jnp.zeros(size),
+            value=jnp.zeros(size),
+            advantage=jnp.zeros(size),
+            target=jnp.zeros(size),
+        ),
         stuck=jnp.int32(0),
         stuck_obs=jax.tree.map(lambda x: x[0], obs),
     )

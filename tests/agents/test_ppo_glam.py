@@ -16,14 +16,15 @@ MASK = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]], bool)
 
 
 def make_agent(axis_name=None, **settings):
+    def log_policy(trunk, hidden, trie):
+        return jax.nn.log_softmax(jnp.where(trie, hidden, -jnp.inf))
+
     networks = Networks(
         init_trunk=lambda key: jax.random.normal(key, (STATES, COMMANDS)),
         init_q=lambda key: (),
         init_v=lambda key: jnp.float32(1.0),
         encode=lambda trunk, prompt, trie: trunk[prompt],
-        log_policy=lambda trunk, hidden, trie: jax.nn.log_softmax(
-            jnp.where(trie, hidden, -jnp.inf)
-        ),
+        log_policy=log_policy,
         q=lambda head, hidden, trie: hidden,
         v=lambda head, hidden: head * hidden[:, 0],
     )
@@ -92,7 +93,7 @@ def test_a_batch_of_a_rollout_by_hand():
         reward=jnp.array([[0.0], [0.0], [1.0]]),
         terminated=jnp.array([[False], [False], [True]]),
         truncated=jnp.array([[False], [True], [False]]),
-        achieved=(),
+        achieved=jnp.zeros((3, 1, 1), bool),
     )
     trajectory = Trajectory(jnp.arange(3)[:, None], action, step)
     reached = jnp.array([[2.0], [5.0], [jnp.nan]])

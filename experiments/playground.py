@@ -1,0 +1,246 @@
+"""What the experiments on Playground-Text share: world, policy, evaluation."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.border import AT_LEAST_ONE, ConfigError, Limit, require
+from rljax.agents.base import Agent, Read
+from rljax.envs.base import Env, check_commands
+from rljax.envs.playground import goals as goals_lib
+from rljax.envs.playground import make, pieces, recipes, render, worlds
+from rljax.models import config as model_config
+from rljax.policy import networks
+from rljax.rollout.unroll import environment_keys
+from rljax.text import rendering, tokenizer, trie
+from rljax.training import evaluate
+from rljax.types import Key, Params, PyTree
+
+# What a flag may name, and the function it stands for.
+WORLDS = {"a": worlds.world_a, "b": worlds.world_b}
+SIZES = {
+    "tiny": model_config.tiny,
+    "small": model_config.small,
+    "base": model_config.base,
+}
+CHUNK = 125  # scenes evaluated at a time: one program serves every panel
+CHECKED_STATES = 64  # rendered both ways before a run starts
+
+
+class Task(NamedTuple):
+    """A world with its text and goals, and a policy that can act in it."""
+
+    env: Env
+    goals: goals_lib.Goals
+    tokenizer: Any
+    networks: networks.Networks
+    read: Read
+    splits: dict[str, np.ndarray]  # "train", "test" -> goals, int16 [M, 2]
+    begin: Callable[[Key, jax.Array], PyTree]  # keys, goals [M, 2] -> states [M, ...]
+
+
+def pick(table: dict[str, Any], name: str, key: str) -> Any:
+    """What a flag names.
+
+    Raises:
+      ConfigError: naming the key, the value and what it may be.
+    """
+    require(name in table, key, name, f"one of {', '.join(table)}")
+    return table[name]
+
+
+def make_task(config: Any, command_filter: make.CommandFilter | None = None) -> Task:
+    """Builds the task of a config and checks that its two renderings agree.
+
+    Args:
+      config: as `experiments.configs.playground.shared` gives it.
+      command_filter: a pure function from an observation to the commands it allows.
+
+    Raises:
+      ConfigError: for a setting out of range, a goal that does not fit the scene, a
+        tokenizer that cannot say what the world says, or a filter that leaves no
+        command.
+    """
+    for key in ("num_objects", "limit"):
+        _within(config.env[key], AT_LEAST_ONE, f"env.{key}")
+    for key in ("inventory", "history"):
+        _within(config.env[key], Limit(0), f"env.{key}")
+    world = pick(WORLDS, config.env.world, "env.world")()
+    goals = goals_lib.goals_of(world)
+    layout = pieces.Layout(
+        config.env.num_objects,
+        config.env.inventory,
+        config.env.history,
+        sequences=config.env.sequences,
+    )
+    tokens = (
+        tokenizer.load(config.model.tokenizer)
+        if config.model.tokenizer
+        else tokenizer.word_level(render.vocabulary(world, goals, layout))
+    )
+    kind = goals_lib.every if config.env.sequences else goals_lib.singles
+    splits = {"train": kind(goals, True), "test": kind(goals, False)}
+    try:
+        known = recipes.recipes_of(world, goals, config.env.inventory)
+        for pairs in splits.values():
+            recipes.check_fit(goals, known, pairs, config.env.num_objects)
+        env = make.make(
+            world,
+            tokens,
+            num_objects=config.env.num_objects,
+            inventory=config.env.inventory,
+            limit=config.env.limit,
+            sampler=goals_lib.uniform_by_kind(goals, splits["train"]),
+            history=config.env.history,
+            sequences=config.env.sequences,
+            command_filter=command_filter,
+        )
+    except ValueError as error:
+        raise ConfigError(f"config.env: {error}") from error
+    size = pick(SIZES, config.model.size, "model.size")(len(tokens))
+    width = config.model.head_width
+    _within(width, AT_LEAST_ONE, "model.head_width")
+    policy = networks.make(size, tokens.eos_token_id, (width, width))
+
+    def read(obs):
+        prompt = jax.vmap(env.prompt)(obs)
+        commands = jax.vmap(env.commands)(obs)
+        return prompt, jax.vmap(lambda c: trie.build(c, env.sizes.trie_nodes))(commands)
+
+    begin = jax.jit(jax.vmap(env.begin))
+    task = Task(env, goals, tokens, policy, read, splits, begin)
+    _check(task)
+    return task
+
+
+def _within(value: float, limit: Limit, key: str) -> None:
+    require(limit.holds(value), key, value, str(limit))
+
+
+def _check(task: Task) -> None:
+    """Compares both renderings, and asks for a command, in sampled states."""
+    states = panel(task, "train", None, 0, CHECKED_STATES)
+    observations = jax.jit(jax.vmap(task.env.observe))(states)
+    renderer = rendering.Renderer(
+        prompt=task.env.prompt,
+        commands=task.env.commands,
+        describe=task.env.describe,
+        command_texts=task.env.command_texts,
+        prompt_tokens=task.env.sizes.prompt_tokens,
+        command_tokens=task.env.sizes.command_tokens,
+        command_table=None,
+    )
+    check_commands(task.env, observations)
+    rendering.check_rendering(task.tokenizer, renderer, observations)
+
+
+def panel(task: Task, split: str, kind: str | None, seed: int, size: int) -> PyTree:
+    """Scenes for the goals of a split, of one kind or of all kinds alike.
+
+    Scene i depends on the seed and on i alone.
+
+    Returns:
+      States of the environment, each leaf [size, ...].
+    """
+    pairs = task.splits[split]
+    kinds = kinds_of(task) if kind is None else [kind]
+    groups = [goals_lib.of_kind(task.goals, pairs, kind) for kind in kinds]
+    rng = np.random.default_rng(seed)
+    draws = rng.random((size, 2))
+    rows = [groups[int(a * len(groups))] for a, _ in draws]
+    goals = np.stack(
+        [g[int(b * len(g))] for g, (_, b) in zip(rows, draws, strict=True)]
+    )
+    # In chunks of one size, so that one program builds every panel.
+    missing = -size % CHUNK
+    goals = np.concatenate([goals, np.broadcast_to(goals[:1], (missing, 2))])
+    keys = environment_keys(jax.random.key(seed), len(goals))
+    parts = [
+        task.begin(keys[i : i + CHUNK], jnp.asarray(goals[i : i + CHUNK]))
+        for i in range(0, len(goals), CHUNK)
+    ]
+    return jax.tree.map(lambda *xs: jnp.concatenate(xs)[:size], *parts)
+
+
+def kinds_of(task: Task) -> list[str]:
+    """Kinds of goal the task has, in their order."""
+    return [
+        kind
+        for kind in goals_lib.KINDS
+        if len(goals_lib.of_kind(task.goals, task.splits["train"], kind))
+    ]
+
+
+class Evaluation(NamedTuple):
+    """Success by panel and kind: `eval/<split>_<how>/<kind>`."""
+
+    policy: Callable[[Params, int], dict[str, float]]  # (params, scenes per kind)
+    random: Callable[[Params, int], dict[str, float]]
+
+
+def make_evaluation(task: Task, agent: Agent, seed: int, most: int) -> Evaluation:
+    """Panels of up to `most` scenes a kind, and how to play them.
+
+    Scenes come from `seed` alone, so every method and every run meets the same ones;
+    a shorter panel is the beginning of a longer one.
+    """
+    panels = {
+        (split, kind): panel(task, split, kind, seed + index, most)
+        for index, (split, kind) in enumerate(
+            (split, kind) for split in task.splits for kind in kinds_of(task)
+        )
+    }
+    play = evaluate.evaluator(task.env, agent.act)
+    chunk = min(CHUNK, most)
+
+    def success(params, states, scenes, temperature) -> float:
+        wins = 0.0
+        for start in range(0, scenes, chunk):
+            # A last chunk that is short starts earlier; what it repeats is left out.
+            first = min(start, most - chunk)
+            part = jax.tree.map(lambda x, i=first: x[i : i + chunk], states)
+            outcome = play(params, part, jax.random.key(seed + first), temperature)
+            fresh = np.asarray(outcome.success)[start - first :][: scenes - start]
+            if np.any(np.asarray(outcome.stuck)):
+                where = int(np.argmax(np.asarray(outcome.stuck)))
+                obs = jax.tree.map(lambda x, i=where: x[i], outcome.stuck_obs)
+                text = task.env.describe(jax.device_get(obs))
+                raise ConfigError(f"no command is left in the state\n{text}")
+            wins += float(np.sum(fresh))
+        return wins / scenes
+
+    def by_panel(params, scenes, ways) -> dict[str, float]:
+        return {
+            f"eval/{split}_{how}/{kind}": success(params, states, scenes, temperature)
+            for how, temperature in ways.items()
+            for (split, kind), states in panels.items()
+        }
+
+    ways = {"sampled": evaluate.SAMPLED, "greedy": evaluate.GREEDY}
+    return Evaluation(
+        policy=lambda params, scenes: by_panel(params, scenes, ways),
+        random=lambda params, scenes: by_panel(
+            params, scenes, {"sampled": evaluate.RANDOM}
+        ),
+    )
+
+
+def flat(metrics: dict[str, float]) -> dict[str, float]:
+    """Success by kind for people: grasp, grasp_greedy, test_grasp, and so on."""
+    named = {}
+    for name, value in metrics.items():
+        _, panel_name, kind = name.split("/")
+        split, how = panel_name.split("_")
+        prefix = "" if split == "train" else f"{split}_"
+        suffix = "" if how == "sampled" else f"_{how}"
+        named[f"{prefix}{kind}{suffix}"] = value
+    return named
+
+
+def save_tokenizer(task: Task, folder: pathlib.Path) -> None:
+    """Writes the tokenizer as an ordinary Hugging Face folder."""
+    task.tokenizer.save_pretrained(folder)

@@ -1,0 +1,174 @@
+"""What every training experiment does around its compiled program."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments import border, episodes, playground
+from rljax.agents.base import Agent
+from rljax.training import checkpoint, devices, files, loop, metrics, report, workdir
+from rljax.types import Metrics, PyTree
+
+MAY_DIFFER = frozenset({"total_env_steps", "parallel", "num_devices", "resume"})
+PARALLEL = {"jit": lambda count: devices.jit(), "pmap": devices.pmap}
+
+
+class Method(NamedTuple):
+    """A learning method on a task, ready to run.
+
+    Attributes:
+      agent: its functions.
+      program: (agent state, local) -> (same, same, metrics), for one device.
+      init_local: (key, index of the device) -> the local state of that device.
+      redistribute: (local of all devices, their number, new number) -> local.
+      steps_per_call: environment steps of one compiled call, all devices.
+      updates_per_call: most updates of one compiled call.
+    """
+
+    agent: Agent
+    program: devices.Program
+    init_local: Callable[[jax.Array, int], PyTree]
+    redistribute: Callable[[PyTree, int, int], PyTree]
+    steps_per_call: int
+    updates_per_call: int
+
+
+def parallel_of(config: Any) -> devices.Parallel:
+    """How the flags say to spread the run.
+
+    Raises:
+      ConfigError: for an unknown way, or more devices than there are.
+    """
+    make = playground.pick(PARALLEL, config.parallel, "parallel")
+    try:
+        return make(config.num_devices or None)
+    except ValueError as error:
+        raise border.ConfigError(f"config.num_devices: {error}") from error
+
+
+def train(
+    config: Any,
+    folder: str,
+    task: playground.Task,
+    make_method: Callable[[devices.Parallel], Method],
+) -> None:
+    """Runs a method to its end, or until a signal, and writes everything down.
+
+    Args:
+      config: of the experiment; its shared part is read here.
+      folder: the workdir.
+      task: what is learnt.
+      make_method: the method on so many devices.
+
+    Raises:
+      RunError: for anything the user can mend, in words.
+    """
+    parallel = parallel_of(config)
+    method = make_method(parallel)
+    init = _initialiser(config, parallel, method)
+    needed = config.log.keep_checkpoints + 1
+    needed *= checkpoint.state_bytes(jax.eval_shape(init))
+    place = workdir.open_workdir(
+        folder, config.to_dict(), config.resume, MAY_DIFFER, needed
+    )
+    playground.save_tokenizer(task, place.path / "tokenizer")
+    agent, scenes = method.agent, config.eval
+    evaluation = playground.make_evaluation(
+        task, agent, scenes.seed, max(scenes.scenes, scenes.final_scenes)
+    )
+    step = parallel.compile(method.program)
+
+    def iterate(state: PyTree) -> tuple[PyTree, Metrics]:
+        shared, local, told = step(*state)
+        return (shared, local), told
+
+    def params(state: PyTree) -> PyTree:
+        return agent.params(state[0])
+
+    program = loop.Program(
+        init=init,
+        iterate=iterate,
+        evaluate=lambda state, final: evaluation.policy(
+            params(state), scenes.final_scenes if final else scenes.scenes
+        ),
+        evaluate_random=lambda: evaluation.random(params(init()), scenes.final_scenes),
+        check=lambda state, row: _check_stuck(task, parallel, state, row),
+        dump=lambda state, path: files.write_arrays(
+            path, devices.first(state[1].bad_batch, parallel.num_devices)
+        ),
+        restore=_restorer(config, parallel, make_method),
+    )
+    result = loop.train(program, _schedule(config, method), place)
+    if result.after is not None:
+        shown = episodes.play(task, agent, params(result.state), scenes.episodes_shown)
+        _conclude(place.path, result, shown)
+
+
+def _initialiser(config, parallel, method) -> Callable[[], PyTree]:
+    """() -> the whole state before the first step."""
+
+    def init():
+        agent_key, local_key = jax.random.split(jax.random.key(config.seed))
+        local = parallel.spread(lambda index: method.init_local(local_key, index))
+        return method.agent.init(agent_key), local
+
+    return jax.jit(init)
+
+
+def _restorer(config, parallel, make_method):
+    """Reads a checkpoint saved with any number of devices."""
+
+    def restore(read, meta):
+        saved = meta["devices"]
+        if saved == parallel.num_devices:
+            return read(
+                jax.eval_shape(_initialiser(config, parallel, make_method(parallel)))
+            )
+        spread = devices.planned(saved)
+        method = make_method(spread)
+        shared, local = read(jax.eval_shape(_initialiser(config, spread, method)))
+        return shared, method.redistribute(local, saved, parallel.num_devices)
+
+    return restore
+
+
+def _schedule(config: Any, method: Method) -> loop.Schedule:
+    calls = -(-config.total_env_steps // method.steps_per_call)
+    every = max(1, round(config.eval.every_env_steps / method.steps_per_call))
+    saves = max(1, config.log.checkpoint_every_updates // method.updates_per_call)
+    return loop.Schedule(
+        calls=calls,
+        total_steps=calls * method.steps_per_call,
+        eval_every=every,
+        save_every=saves,
+        keep=config.log.keep_checkpoints,
+    )
+
+
+def _check_stuck(task, parallel, state, row) -> None:
+    if row["rollout/stuck"]:
+        local = devices.first_where_stuck(state[1], parallel.num_devices)
+        raise files.RunError(
+            f"{int(row['rollout/stuck'])} states admitted no command; the first was\n"
+            f"{task.env.describe(local)}\n"
+            "The world or the command filter must leave one in every state."
+        )
+
+
+def _conclude(folder: pathlib.Path, result: loop.Result, shown) -> None:
+    """Final table, summary and report."""
+    random, before, after = (
+        playground.flat({k: v for k, v in row.items() if k.startswith("eval/")})
+        for row in (result.random, result.before, result.after)
+    )
+    position = result.position
+    print(metrics.final_table(random, before, after))
+    metrics.write_summary(
+        folder / "summary.json", random, before, after,
+        position.train_seconds, position.env_steps, position.updates,
+    )  # fmt: skip
+    files.write_json(folder / "rollouts" / "episodes.json", shown)
+    report.write(folder)
+    print(f"report: {folder / 'report.html'}")
