@@ -15,24 +15,38 @@ from rljax.losses.masked import widen
 
 def admit(
     log_pi: jax.Array, mask: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Probabilities and log-probabilities that are safe to multiply.
+) -> tuple[jax.Array, jax.Array]:
+    """Which commands count, and log-probabilities that are safe to multiply.
 
     Args:
       log_pi: normalised log-probabilities, float [..., A]; -inf rules a command out.
       mask: whether the row is real, bool [...]; a row that is not admits nothing.
 
     Returns:
-      `admitted` bool, `pi` and `log_pi` float32 (or wider), all [..., A]; both floats
-      are 0 where not admitted.
+      `admitted` bool [..., A], and `log_pi` float32 (or wider) [..., A], 0 where not
+      admitted.
     """
     admitted = log_pi != -jnp.inf
     if mask is not None:
         admitted &= mask[..., None]
     # -inf (or the NaN of a padding row) is replaced before anything multiplies it: a
     # `where` around the product alone would send 0 * inf = NaN into the gradient.
-    safe = jnp.where(admitted, widen(log_pi), 0.0)
-    return admitted, jnp.where(admitted, jnp.exp(safe), 0.0), safe
+    return admitted, jnp.where(admitted, widen(log_pi), 0.0)
+
+
+def expectation(x: jax.Array, log_pi: jax.Array, admitted: jax.Array) -> jax.Array:
+    """Sum of pi(a) x(a) over the admitted commands.
+
+    Args:
+      x: float [..., A], finite.
+      log_pi: from `admit`, float [..., A].
+      admitted: from `admit`, bool [..., A].
+
+    Returns:
+      Float [...]; 0 where none is admitted.
+    """
+    # `where=` in the sum, and no masked `pi`: XLA then keeps one array fewer alive.
+    return jnp.sum(jnp.exp(log_pi) * x, axis=-1, where=admitted)
 
 
 def entropy(log_pi: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -45,8 +59,8 @@ def entropy(log_pi: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     Returns:
       Entropies, float32 [...]; 0 where masked or where no command is admitted.
     """
-    _, pi, log_pi = admit(log_pi, mask)
-    return -jnp.sum(pi * log_pi, axis=-1)
+    admitted, log_pi = admit(log_pi, mask)
+    return -expectation(log_pi, log_pi, admitted)
 
 
 def kl_divergence(
@@ -67,9 +81,9 @@ def kl_divergence(
       Divergences in nats, float32 [...]; 0 where masked.
     """
     chex.assert_equal_shape([log_pi, log_reference])
-    admitted, pi, log_pi = admit(log_pi, mask)
+    admitted, log_pi = admit(log_pi, mask)
     log_reference = jnp.where(admitted, widen(log_reference), 0.0)
-    return jnp.sum(pi * (log_pi - log_reference), axis=-1)
+    return expectation(log_pi - log_reference, log_pi, admitted)
 
 
 def num_admitted(log_pi: jax.Array, mask: jax.Array | None = None) -> jax.Array:
