@@ -238,8 +238,9 @@ def test_a_fault_found_by_check_ends_the_run(tmp_path):
 
 
 def test_the_clock_saves_too(tmp_path):
-    path = tmp_path / "run"
+    path, earlier = tmp_path / "run", signal.getsignal(signal.SIGTERM)
     toy_run.run(path, 3, save_every=0, save_seconds=0.0)
+    assert signal.getsignal(signal.SIGTERM) is earlier  # as the caller had it
     assert checkpoint.updates(path / "checkpoints") == [2, 4, 6]
 
 
