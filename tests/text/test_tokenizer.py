@@ -26,6 +26,8 @@ def test_cuts_phrases_and_words_and_drops_separators(words):
     # The longest phrase wins, in whatever order they are listed.
     assert ids_of(words, "Release all") == [6]
     assert ids_of(words, "Release red") == [5, 7]
+    nested = tokenizer_lib.word_level(["Go to", "Go to bed", "bed"])
+    assert ids_of(nested, "Go to bed") == [4]
     # A phrase ends where a word does, and has one space.
     assert ids_of(words, "Go red (0/2):") == [10, 7, 9]
     with pytest.raises(ValueError, match="'tomorrow'"):
@@ -74,6 +76,16 @@ def test_words_may_hold_any_other_character():
     odd = ["a.b", "c|d", "(e", "[f]g h*", "i+j", "^k", "l$", "m\\n", "é"]
     tokenizer = tokenizer_lib.word_level(odd)
     assert ids_of(tokenizer, ", ".join(odd)) == list(range(3, 3 + len(odd)))
+
+
+def test_adds_no_special_tokens():
+    tokenizer = tokenizer_lib.word_level(["red"])
+    template = tokenizers.processors.TemplateProcessing(
+        "$A <eos>", None, [("<eos>", 1)]
+    )
+    tokenizer.backend_tokenizer.post_processor = template
+    assert tokenizer("red")["input_ids"] == [3, 1]
+    assert ids_of(tokenizer, "red") == [3]
 
 
 def test_encodes_in_context():
