@@ -151,6 +151,28 @@ def advance(env: Env, vec: VecState, actions: jax.Array) -> tuple[VecState, Time
     return _refill(env, vec), step
 
 
+def check_commands(env: Env, observations: Observation) -> None:
+    """Raises if some state has no admissible command (host).
+
+    Compiled code cannot raise: it counts such states, and this names one.
+
+    Args:
+      env: with the command filter, if there is one.
+      observations: each leaf [N, ...].
+
+    Raises:
+      ValueError: for the first state without a command, with its prompt.
+    """
+    masks = jax.device_get(jax.jit(jax.vmap(env.commands))(observations).mask)
+    for i, mask in enumerate(masks):
+        if not mask.any():
+            state = jax.device_get(jax.tree.map(lambda x, i=i: x[i], observations))
+            raise ValueError(
+                f"no command is left of {mask.size} slots in the state\n"
+                f"{env.describe(state)}"
+            )
+
+
 def _refill(env: Env, vec: VecState) -> VecState:
     """Fills the pool when some environment has no scene left.
 
@@ -164,8 +186,10 @@ def _refill(env: Env, vec: VecState) -> VecState:
         return jnp.any(vec.next - filled >= pool_size)
 
     def fill(carry):
-        del carry
-        return _scenes(env, vec.keys, vec.next, pool_size), vec.next
+        # Counted on from the carry: made from loop invariants alone, the scenes
+        # would be lifted out of the loop by XLA, and built at every step.
+        first = carry[1] + (vec.next - vec.filled)
+        return _scenes(env, vec.keys, first, pool_size), first
 
     pool, filled = jax.lax.while_loop(empty, fill, (vec.pool, vec.filled))
     return dataclasses.replace(vec, pool=pool, filled=filled)

@@ -170,12 +170,13 @@ def dynamics(world: World, goals: Goals, inventory: int, limit: int) -> Dynamics
         slots = jnp.arange(1, state.held.shape[0] + 1)
         here = state.held & (rank == jnp.arange(inventory)[:, None])
         held = jnp.sum(jnp.where(here, slots, 0), 1) - 1
+        # Copies, so that a state can be donated while its observation lives on.
         return Observation(
             names=_names(state),
             held=held.astype(jnp.int8),
-            on=state.on,
-            goal=state.goal,
-            history=state.history,
+            on=jnp.copy(state.on),
+            goal=jnp.copy(state.goal),
+            history=jnp.copy(state.history),
         )
 
     return Dynamics(step, observe)

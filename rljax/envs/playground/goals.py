@@ -8,6 +8,7 @@ Shapes: G single goals, W name ids of objects, M goals in a set.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -83,6 +84,7 @@ class GoalSampler(NamedTuple):
     goals: np.ndarray  # int16 [M, 2]
 
 
+@functools.cache
 def goals_of(world: World) -> Goals:
     """All single goals of a world, Grasp goals first.
 

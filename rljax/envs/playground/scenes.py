@@ -220,13 +220,16 @@ def _positions(key: Key, num_objects: int) -> jax.Array:
     side = _side(num_objects)
     shape = (num_objects, _TRIES + 1, 2)
     draws = jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
-    placed = draws[:1, 0]
-    fits = jnp.bool_(True)
+
+    placed, fits = draws[:1, 0], jnp.bool_(True)
     for tries in draws[1:, :_TRIES]:
         gap = tries[:, None] - placed[None]
         free = jnp.all(jnp.sum(gap**2, -1) >= APART**2, 1)
-        fits &= jnp.any(free)
-        placed = jnp.concatenate([placed, tries[jnp.argmax(free)][None]])
+        index = jnp.arange(_TRIES)
+        first = jnp.min(jnp.where(free, index, _TRIES))
+        chosen = jnp.sum(jnp.where((index == first)[:, None], tries, 0), 0)
+        placed = jnp.concatenate([placed, chosen[None]])
+        fits &= first < _TRIES
     cell = 2 / side
     centre = jnp.stack(jnp.divmod(jnp.arange(num_objects), side), -1) + 0.5
     strayed = draws[:, _TRIES] * (cell - APART) / 2
