@@ -30,11 +30,11 @@ class Hindsight(NamedTuple):
     table: GoalTable
     with_goal: Callable[[Observation, jax.Array], Observation]  # goal int32 [2]
     strategy: strategies.Strategy
-    weigh: strategies.Weigh
+    weighting: strategies.Weighting
     her_k: int  # K, goals an episode (or a step, as the strategy has it)
     num_steps: int  # n of the n-step items
     gamma: float
-    chunk: int = 8  # F
+    chunk: int = 1  # F; 1 wastes nothing, more keep an accelerator busy
 
 
 def next_hits(achieved: jax.Array, length: jax.Array) -> jax.Array:
@@ -48,10 +48,16 @@ def next_hits(achieved: jax.Array, length: jax.Array) -> jax.Array:
       int32 [T + 1, G], T where there is none.
     """
     limit = achieved.shape[0]
-    steps = jnp.arange(limit)[:, None]
-    here = jnp.where(achieved & (steps < length), steps, limit)
-    here = jnp.pad(here, ((0, 1), (0, 0)), constant_values=limit)
-    return jax.lax.cummin(here, axis=0, reverse=True).astype(jnp.int32)
+    never = jnp.full(achieved.shape[1], limit, jnp.int32)
+
+    def earlier(after, step):
+        t, holds = step
+        after = jnp.where(holds & (t < length), t, after)
+        return after, after
+
+    steps = (jnp.arange(limit, dtype=jnp.int32), achieved)
+    after = jax.lax.scan(earlier, never, steps, reverse=True)[1]
+    return jnp.concatenate([after, never[None]])
 
 
 def hits_from(after: jax.Array, goals: jax.Array) -> jax.Array:
@@ -136,8 +142,9 @@ def relabel_episode(
     past = look_back(after, held[length - 1], own, how.table)
 
     def draw(key, mask):
-        weights = how.weigh(mask, counts, how.table)
-        return strategies.draw_goals(key, mask, weights, how.table, how.her_k)
+        return strategies.draw_goals(
+            key, mask, counts, how.weighting, how.table, how.her_k
+        )
 
     goals = how.strategy(key, past, draw)
     chex.assert_shape(goals, (how.her_k, limit, 2))
@@ -188,10 +195,10 @@ def relabel(
 ) -> tuple[ring.RingState, PerGoal]:
     """Adds every finished episode, told again, to a ring.
 
-    Takes F episodes at a time in a `while_loop`: no finished episode costs nothing,
-    and every one is told. Use it at the top level of a compiled step, not under
-    `vmap`, and carry the ring, which is written in place. Weightings see the counts
-    as they stood before the F episodes.
+    Takes F episodes at a time in a `while_loop`: where none has finished it costs
+    nothing, and every one that has is told. Use it at the top level of a compiled
+    step, not under `vmap`, and carry the ring, which is written in place. Weightings
+    see the counts as they stood before the F episodes.
 
     Args:
       key: consumed; an environment's share of it depends on its index alone.
@@ -234,7 +241,7 @@ def relabel(
             lambda k, e, g: relabel_episode(k, e, g, counts, how)
         )(keys, chosen, own[index])
         mask = (mask & (place < total)[:, None, None]).ravel()
-        items = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), items)
+        items = jax.tree.map(lambda x: x.reshape(mask.size, *x.shape[3:]), items)
         first, second = goals.reshape(-1, 2).T
         added = mask.astype(jnp.int32)
         counts = PerGoal(

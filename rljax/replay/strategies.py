@@ -5,8 +5,8 @@ holds a value per goal, masks, weights and counts alike, is a `PerGoal`: singles
 [G] and sequences [H, G], where only the H goals that may come first have a row.
 
 A *strategy* says which goals are candidates, a *weighting* how likely each is.
-Both are plain functions; write another and pass it in. Shapes: G single goals, H
-first sub-goals, Q kinds, K goals an episode, T longest episode.
+Both are made of plain functions; write another and pass it in. Shapes: G single
+goals, H first sub-goals, Q kinds, K goals an episode, T longest episode.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,8 @@ class GoalTable(NamedTuple):
     train: PerGoal  # bool, goals that may be given to an episode
     first: jax.Array  # int32 [H], the goal of each row of pairs
     row: jax.Array  # int32 [G], the row of each goal; H for one that is never first
-    kind: PerGoal  # bool, with a leading axis [Q]: goal is of that kind
+    kind: PerGoal  # int32
+    num_kinds: int  # Q, static
 
 
 class Past(NamedTuple):
@@ -46,7 +47,13 @@ class Past(NamedTuple):
     limit: int  # T
 
 
-Weigh = Callable[[PerGoal, PerGoal, GoalTable], PerGoal]
+class Weighting(NamedTuple):
+    """How likely each candidate is: `base` of the goal times `balance` of its kind."""
+
+    base: Callable[[PerGoal], PerGoal]  # items each goal has had -> float32, positive
+    balance: Callable[[jax.Array], jax.Array]  # base of candidates by kind [Q] -> [Q]
+
+
 Draw = Callable[[Key, PerGoal], jax.Array]  # candidates -> goals, int32 [K, 2]
 Strategy = Callable[[Key, Past, Draw], jax.Array]  # -> goals, int32 [K, T, 2]
 
@@ -91,15 +98,14 @@ def goal_table(
         first = np.array([0])  # a row in which nothing is allowed
     row = np.full(goals, len(first))
     row[first] = np.arange(len(first))
-    kinds = np.arange(1 + max(kind.max(), pair_kind[first].max()))
     return GoalTable(
         train=PerGoal(jnp.asarray(train), jnp.asarray(allowed[first])),
         first=jnp.asarray(first, jnp.int32),
         row=jnp.asarray(row, jnp.int32),
         kind=PerGoal(
-            jnp.asarray(kind == kinds[:, None]),
-            jnp.asarray(pair_kind[first] == kinds[:, None, None]),
+            jnp.asarray(kind, jnp.int32), jnp.asarray(pair_kind[first], jnp.int32)
         ),
+        num_kinds=1 + int(max(kind.max(), pair_kind[first].max())),
     )
 
 
@@ -166,36 +172,40 @@ def _for_all_steps(goals: jax.Array, limit: int) -> jax.Array:
     return jnp.broadcast_to(goals[:, None], (goals.shape[0], limit, 2))
 
 
-# Weightings: (candidates, items each goal has had, table) -> weights, float32.
+# Weightings.
 
 
-def uniform(mask: PerGoal, counts: PerGoal, table: GoalTable) -> PerGoal:
-    """Every candidate alike."""
-    del counts, table
-    return _both(lambda x: x.astype(jnp.float32), mask)
+def _alike(counts: PerGoal) -> PerGoal:
+    return _both(lambda n: jnp.ones(n.shape), counts)
 
 
-def uniform_by_kind(mask: PerGoal, counts: PerGoal, table: GoalTable) -> PerGoal:
-    """A kind among those with candidates, then a goal of that kind."""
-    del counts
-    single = mask.single & table.kind.single
-    pair = mask.pair & table.kind.pair
-    of_kind = jnp.sum(single, axis=-1) + jnp.sum(pair, axis=(-2, -1))
-    share = 1.0 / jnp.maximum(of_kind, 1)
-    return PerGoal(
-        jnp.sum(single * share[:, None], axis=0),
-        jnp.sum(pair * share[:, None, None], axis=0),
-    )
+def _rare_first(counts: PerGoal) -> PerGoal:
+    return _both(lambda n: 1.0 / (1.0 + n), counts)
 
 
-def inverse_frequency(mask: PerGoal, counts: PerGoal, table: GoalTable) -> PerGoal:
-    """In inverse proportion to 1 + the items the goal has had."""
-    del table
-    return _both(lambda m, n: m / (1.0 + n), mask, counts)
+def _as_they_are(of_kind: jax.Array) -> jax.Array:
+    return jnp.ones_like(of_kind)
+
+
+def _kinds_alike(of_kind: jax.Array) -> jax.Array:
+    return jnp.where(of_kind > 0, 1.0 / jnp.where(of_kind > 0, of_kind, 1.0), 0.0)
+
+
+# Every candidate alike.
+uniform = Weighting(_alike, _as_they_are)
+# A kind among those with candidates, then a goal of that kind.
+uniform_by_kind = Weighting(_alike, _kinds_alike)
+# In inverse proportion to 1 + the items the goal has had.
+inverse_frequency = Weighting(_rare_first, _as_they_are)
 
 
 def draw_goals(
-    key: Key, mask: PerGoal, weights: PerGoal, table: GoalTable, num_goals: int
+    key: Key,
+    mask: PerGoal,
+    counts: PerGoal,
+    weighting: Weighting,
+    table: GoalTable,
+    num_goals: int,
 ) -> jax.Array:
     """Draws distinct goals, each with a chance in proportion to its weight.
 
@@ -209,26 +219,38 @@ def draw_goals(
     Args:
       key: consumed.
       mask: candidates.
-      weights: float32, used where `mask` holds; positive there.
+      counts: items each goal has had.
+      weighting: how likely each candidate is.
       table: the goals.
       num_goals: K, static.
 
     Returns:
       int32 [K, 2]; (-1, -1) where there is none left to draw.
     """
-    chex.assert_equal_shape([mask.pair, weights.pair, table.train.pair])
-    single, pair = _both(lambda m, w: jnp.where(m, w, 0.0), mask, weights)
-    shares = jnp.concatenate([single, jnp.sum(pair, axis=-1)])
+    chex.assert_equal_shape([mask.pair, counts.pair, table.train.pair])
+    base, kinds = weighting.base(counts), range(table.num_kinds)
+    single, pair = _both(lambda m, w: jnp.where(m, w, 0.0), mask, base)
+    # Sums over the goals of a row that are of one kind, [H, Q].
+    of_row = jnp.stack(
+        [jnp.sum(jnp.where(table.kind.pair == q, pair, 0.0), -1) for q in kinds], -1
+    )
+    of_single = jnp.stack(
+        [jnp.sum(jnp.where(table.kind.single == q, single, 0.0)) for q in kinds]
+    )
+    factor = weighting.balance(of_single + jnp.sum(of_row, axis=0))
+    shares = jnp.concatenate(
+        [single * factor[table.kind.single], (of_row * factor).ravel()]
+    )
     start = jax.random.uniform(key)
     points = (jnp.arange(num_goals) + start) / num_goals * jnp.sum(shares)
     index, rest = _inverse_cdf(
         jnp.broadcast_to(shares, (num_goals, *shares.shape)), points
     )
-    row = jnp.maximum(index - single.shape[0], 0)
-    second, _ = _inverse_cdf(pair[row], rest)
-    is_single = (index < single.shape[0])[:, None]
+    row, kind = jnp.divmod(jnp.maximum(index - len(single), 0), table.num_kinds)
+    of_kind = table.kind.pair[row] == kind[:, None]
+    second, _ = _inverse_cdf(jnp.where(of_kind, pair[row], 0.0), rest / factor[kind])
     goals = jnp.where(
-        is_single,
+        (index < len(single))[:, None],
         jnp.stack([index, jnp.full_like(index, -1)], axis=-1),
         jnp.stack([table.first[row], second], axis=-1),
     )

@@ -29,18 +29,19 @@ def flat(values: PerGoal) -> np.ndarray:
     return np.concatenate([values.single, np.ravel(values.pair)])
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def draw_many(seeds, mask, weights, num_goals):
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def draw_many(seeds, mask, counts, weighting, num_goals):
     return jax.vmap(
         lambda seed: strategies.draw_goals(
-            jax.random.key(seed), mask, weights, TABLE, num_goals
+            jax.random.key(seed), mask, counts, weighting, TABLE, num_goals
         )
     )(seeds)
 
 
-def draws(mask: PerGoal, weights: PerGoal, num_goals: int, trials: int = 4000):
+def draws(mask: PerGoal, weighting, num_goals: int, trials: int = 4000, counts=COUNTS):
     """Goals drawn in each trial, as a list of lists without the empty places."""
-    goals = np.asarray(draw_many(jnp.arange(trials), mask, weights, num_goals))
+    seeds = jnp.arange(trials)
+    goals = np.asarray(draw_many(seeds, mask, counts, weighting, num_goals))
     return [[tuple(g) for g in trial if g[0] >= 0] for trial in goals.tolist()]
 
 
@@ -54,11 +55,11 @@ WEIGHTINGS = {
 }
 
 
-@pytest.mark.parametrize("weigh", WEIGHTINGS, ids=lambda w: w.__name__)
+@pytest.mark.parametrize("weigh", WEIGHTINGS, ids=["uniform", "by_kind", "rare_first"])
 @pytest.mark.parametrize("num_goals", [1, 4])
 def test_draws_with_the_chances_of_the_weighting(weigh, num_goals):
     mask = TABLE.train
-    trials = draws(mask, weigh(mask, COUNTS, TABLE), num_goals)
+    trials = draws(mask, weigh, num_goals)
     goals = np.array(SINGLES + PAIRS)[flat(mask)]
     found = [[trial.count(tuple(g)) for g in goals.tolist()] for trial in trials]
     assert np.max(found) == 1  # never twice
@@ -71,23 +72,22 @@ def test_draws_with_the_chances_of_the_weighting(weigh, num_goals):
 def test_by_kind_shares_among_the_kinds_that_have_candidates():
     mask = PerGoal(jnp.array([1, 1, 0, 0, 0], bool), jnp.zeros((2, 5), bool))
     mask = mask._replace(pair=mask.pair.at[1, 4].set(True))
-    weights = strategies.uniform_by_kind(mask, COUNTS, TABLE)
-    np.testing.assert_allclose(flat(weights)[flat(mask)], [0.5, 0.5, 1.0])
-    assert not flat(weights)[~flat(mask)].any()
+    drawn = [trial[0] for trial in draws(mask, strategies.uniform_by_kind, 1)]
+    share = [drawn.count(g) / 4000 for g in [(0, -1), (1, -1), (3, 4)]]
+    np.testing.assert_allclose(share, [0.25, 0.25, 0.5], atol=0.035)
 
 
 def test_draws_every_candidate_when_there_are_few():
     mask = PerGoal(jnp.array([1, 0, 1, 0, 0], bool), jnp.zeros((2, 5), bool))
     mask = mask._replace(pair=mask.pair.at[0, 3].set(True))
-    for trial in draws(mask, strategies.uniform(mask, COUNTS, TABLE), 4, trials=50):
+    for trial in draws(mask, strategies.uniform, 4, trials=50):
         assert sorted(trial) == [(0, -1), (1, 3), (2, -1)]
 
 
 @pytest.mark.parametrize("num_goals", [1, 4])
 def test_draws_nothing_from_nothing(num_goals):
     nothing = jax.tree.map(jnp.zeros_like, TABLE.train)
-    weights = strategies.uniform(TABLE.train, COUNTS, TABLE)
-    assert draws(nothing, weights, num_goals, trials=5) == [[]] * 5
+    assert draws(nothing, strategies.uniform_by_kind, num_goals, trials=5) == [[]] * 5
 
 
 @settings(max_examples=100, deadline=None)
@@ -96,11 +96,11 @@ def test_never_draws_what_is_no_candidate(seed, density, spread):
     """Weights of many sizes, whose rounded sums leave gaps and overhangs."""
     rng = np.random.default_rng(seed)
     mask = PerGoal(*(jnp.asarray(rng.random(x.shape) < density) for x in COUNTS))
-    weights = PerGoal(
-        *(jnp.asarray(10 ** rng.uniform(-spread, 0, x.shape), "f4") for x in COUNTS)
+    sizes = PerGoal(
+        *(jnp.asarray(10 ** rng.uniform(0, spread, x.shape), "f4") for x in COUNTS)
     )
     allowed = {g for g, ok in zip(SINGLES + PAIRS, flat(mask), strict=True) if ok}
-    for trial in draws(mask, weights, 4, trials=50):
+    for trial in draws(mask, strategies.inverse_frequency, 4, 50, counts=sizes):
         assert set(trial) <= allowed and len(set(trial)) == len(trial)
         assert bool(trial) == bool(allowed)
 
@@ -112,8 +112,9 @@ def test_sequences_can_be_left_out():
 
     @jax.jit
     def draw(key):
-        weights = strategies.uniform_by_kind(table.train, counts, table)
-        return strategies.draw_goals(key, table.train, weights, table, 6)
+        return strategies.draw_goals(
+            key, table.train, counts, strategies.uniform_by_kind, table, 6
+        )
 
     goals = sorted(draw(jax.random.key(0)).tolist())
     assert goals == [[-1, -1]] * 2 + [[g, -1] for g in range(4)]
