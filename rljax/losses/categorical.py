@@ -38,14 +38,15 @@ def expectation(x: jax.Array, log_pi: jax.Array, admitted: jax.Array) -> jax.Arr
     """Sum of pi(a) x(a) over the admitted commands.
 
     Args:
-      x: float [..., A], finite.
+      x: float [..., A]. May be anything where not admitted.
       log_pi: from `admit`, float [..., A].
       admitted: from `admit`, bool [..., A].
 
     Returns:
       Float [...]; 0 where none is admitted.
     """
-    # `where=` in the sum, and no masked `pi`: XLA then keeps one array fewer alive.
+    # `where=` in the sum, and no masked `pi`: XLA then keeps one array fewer alive. An
+    # `x` of NaN sends NaN back to a `log_pi` ruled out, where `admit` stops it.
     return jnp.sum(jnp.exp(log_pi) * x, axis=-1, where=admitted)
 
 
@@ -82,8 +83,7 @@ def kl_divergence(
     """
     chex.assert_equal_shape([log_pi, log_reference])
     admitted, log_pi = admit(log_pi, mask)
-    log_reference = jnp.where(admitted, widen(log_reference), 0.0)
-    return expectation(log_pi - log_reference, log_pi, admitted)
+    return expectation(log_pi - widen(log_reference), log_pi, admitted)
 
 
 def num_admitted(log_pi: jax.Array, mask: jax.Array | None = None) -> jax.Array:

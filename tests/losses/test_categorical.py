@@ -61,7 +61,11 @@ def test_a_command_the_reference_rules_out_is_infinitely_far():
     assert kl_divergence(jnp.log(jnp.array([0.5, 0.5])), jnp.array([0.0, -INF])) == INF
 
 
-@pytest.mark.parametrize("function", [entropy, lambda x, m: kl_divergence(x, x * 0, m)])
+def kl_to_nan_where_ruled_out(log_pi, mask):
+    return kl_divergence(log_pi, 0.0 * jax.lax.stop_gradient(log_pi) - 2.0, mask)
+
+
+@pytest.mark.parametrize("function", [entropy, kl_to_nan_where_ruled_out])
 def test_ruled_out_commands_and_padding_rows_send_no_nan(function):
     scores = ragged(2)
     real = np.array([True] * 5 + [False])

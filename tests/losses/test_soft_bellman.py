@@ -62,7 +62,8 @@ def with_junk(batch) -> dict[str, Any]:
         for k, v in batch.items()
         if k not in ("mask", "a_tm1")
     }
-    return {**junk, "a_tm1": np.where(mask, batch["a_tm1"], A + 5), "mask": mask}
+    real = mask | (np.arange(B) % 2 == 0)  # a real command with a Q of NaN, too
+    return {**junk, "a_tm1": np.where(real, batch["a_tm1"], A + 5), "mask": mask}
 
 
 class SoftValueTest(chex.TestCase):
