@@ -62,9 +62,10 @@ def random_scene(
     least, most = world.sizes
 
     def scene(key: Key, goal: jax.Array) -> State:
-        key_objects, key_places = jax.random.split(key)
-        draws = jax.random.uniform(key_objects, (num_objects * 5 + 2,))
-        by_category, by_type, by_colour, by_order, by_size = draws[2:].reshape(5, -1)
+        # One call for all, since every call of the generator takes long to compile.
+        draws = jax.random.uniform(key, (2 + num_objects * (5 + 2 * _TRIES + 2),))
+        by_slot, by_place = jnp.split(draws[2:], [5 * num_objects])
+        by_category, by_type, by_colour, by_order, by_size = by_slot.reshape(5, -1)
         wants, colours = _wants(recipes, goal.astype(jnp.int32), draws, num_objects)
         category = fill + _below(by_category, len(world.categories))
         row = jnp.where(wants < 0, category, wants)
@@ -75,7 +76,7 @@ def random_scene(
         kind = types * len(world.colours) + colour
         return _start(
             kind=kind[_permutation(by_order)],
-            position=_positions(key_places, num_objects),
+            position=_positions(by_place.reshape(num_objects, -1, 2) * 2 - 1),
             size=least + (most - least) * by_size,
             goal=goal,
             history=history,
@@ -210,29 +211,30 @@ def _permutation(draws: jax.Array) -> jax.Array:
     return jnp.sum(less | tied, 1)
 
 
-def _positions(key: Key, num_objects: int) -> jax.Array:
+def _positions(draws: jax.Array) -> jax.Array:
     """Places at least `APART` from one another, float32 [O, 2].
 
     Each object takes the first of a few places drawn that is free. Should none be
     (once in 60,000 scenes of 8 objects), the whole scene is laid on a grid with room
     to stray, so that nothing is drawn until it fits.
-    """
-    side = _side(num_objects)
-    shape = (num_objects, _TRIES + 1, 2)
-    draws = jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
 
+    Args:
+      draws: float32 [O, tries + 1, 2], uniform in [-1, 1); the last is for the grid.
+    """
+    num_objects, tries = draws.shape[0], draws.shape[1] - 1
+    side = _side(num_objects)
+    index = jnp.arange(tries)
     placed, fits = draws[:1, 0], jnp.bool_(True)
-    for tries in draws[1:, :_TRIES]:
-        gap = tries[:, None] - placed[None]
+    for places in draws[1:, :tries]:
+        gap = places[:, None] - placed[None]
         free = jnp.all(jnp.sum(gap**2, -1) >= APART**2, 1)
-        index = jnp.arange(_TRIES)
-        first = jnp.min(jnp.where(free, index, _TRIES))
-        chosen = jnp.sum(jnp.where((index == first)[:, None], tries, 0), 0)
+        first = jnp.min(jnp.where(free, index, tries))
+        chosen = jnp.sum(jnp.where((index == first)[:, None], places, 0), 0)
         placed = jnp.concatenate([placed, chosen[None]])
-        fits &= first < _TRIES
+        fits &= first < tries
     cell = 2 / side
     centre = jnp.stack(jnp.divmod(jnp.arange(num_objects), side), -1) + 0.5
-    strayed = draws[:, _TRIES] * (cell - APART) / 2
+    strayed = draws[:, tries] * (cell - APART) / 2
     return jnp.where(fits, placed, centre * cell - 1 + strayed)
 
 
