@@ -21,9 +21,7 @@ from rljax.envs.playground import reference, render, scenes, worlds
 from rljax.envs.playground.dynamics import dynamics
 from rljax.envs.playground.pieces import Layout
 
-TRACES = flags.DEFINE_string(
-    "traces", None, "Recorded episodes, .jsonl.gz.", required=True
-)
+TRACES = flags.DEFINE_string("traces", None, "Recorded episodes, .jsonl.gz.")
 
 INVENTORY, LIMIT = 2, 64  # the reference's
 
@@ -122,15 +120,23 @@ def _compare(where: str, ours: tuple, theirs: tuple) -> None:
             )
 
 
+def run(path: str) -> int:
+    """Replays a file, prints what came of it, and returns the exit code."""
+    try:
+        episodes, steps = replay(path)
+    except DifferenceError as difference:
+        print(difference)
+        return 1
+    print(f"{episodes} episodes, {steps} steps: all equal")
+    return 0
+
+
 def main(argv):
     """Replays the file named by the flag."""
     del argv
-    try:
-        episodes, steps = replay(TRACES.value)
-    except DifferenceError as difference:
-        print(difference)
-        raise SystemExit(1) from None
-    print(f"{episodes} episodes, {steps} steps: all equal")
+    if TRACES.value is None:
+        raise app.UsageError("--traces is missing: the recorded episodes, .jsonl.gz")
+    raise SystemExit(run(TRACES.value))
 
 
 if __name__ == "__main__":
