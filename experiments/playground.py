@@ -125,17 +125,8 @@ def _check(task: Task) -> None:
     """Compares both renderings, and asks for a command, in sampled states."""
     states = panel(task, "train", None, 0, CHECKED_STATES)
     observations = jax.jit(jax.vmap(task.env.observe))(states)
-    renderer = rendering.Renderer(
-        prompt=task.env.prompt,
-        commands=task.env.commands,
-        describe=task.env.describe,
-        command_texts=task.env.command_texts,
-        prompt_tokens=task.env.sizes.prompt_tokens,
-        command_tokens=task.env.sizes.command_tokens,
-        command_table=None,
-    )
     check_commands(task.env, observations)
-    rendering.check_rendering(task.tokenizer, renderer, observations)
+    rendering.check_rendering(task.tokenizer, task.env, observations)
 
 
 def panel(task: Task, split: str, kind: str | None, seed: int, size: int) -> PyTree:

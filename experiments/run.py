@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from experiments import border, episodes, playground
-from rljax.agents.base import Agent
+from rljax.agents.base import NONFINITE_LIMIT, Agent
 from rljax.training import checkpoint, devices, files, loop, metrics, report, workdir
 from rljax.types import Metrics, PyTree
 
@@ -71,7 +72,7 @@ def train(
     needed = config.log.keep_checkpoints + 1
     needed *= checkpoint.state_bytes(jax.eval_shape(init))
     place = workdir.open_workdir(
-        folder, config.to_dict(), config.resume, MAY_DIFFER, needed
+        folder, config.to_dict(), border.parse_resume(config.resume), MAY_DIFFER, needed
     )
     playground.save_tokenizer(task, place.path / "tokenizer")
     agent, scenes = method.agent, config.eval
@@ -94,11 +95,12 @@ def train(
             params(state), scenes.final_scenes if final else scenes.scenes
         ),
         evaluate_random=lambda: evaluation.random(params(init()), scenes.final_scenes),
-        check=lambda state, row: _check_stuck(task, parallel, state, row),
+        check=lambda state, row: _check_stuck(task, parallel.num_devices, state, row),
         dump=lambda state, path: files.write_arrays(
-            path, devices.first(state[1].bad_batch, parallel.num_devices)
+            path, jax.device_get(state[1].bad_batch)
         ),
         restore=_restorer(config, parallel, make_method),
+        devices=parallel.num_devices,
     )
     result = loop.train(program, _schedule(config, method), place)
     if result.after is not None:
@@ -122,14 +124,15 @@ def _restorer(config, parallel, make_method):
 
     def restore(read, meta):
         saved = meta["devices"]
+        layout = devices.layout_of(saved)
         if saved == parallel.num_devices:
-            return read(
-                jax.eval_shape(_initialiser(config, parallel, make_method(parallel)))
-            )
-        spread = devices.planned(saved)
-        method = make_method(spread)
-        shared, local = read(jax.eval_shape(_initialiser(config, spread, method)))
-        return shared, method.redistribute(local, saved, parallel.num_devices)
+            layout = parallel
+        init = _initialiser(config, layout, make_method(layout))
+        shared, local = read(jax.eval_shape(init))
+        if saved != parallel.num_devices:
+            method = make_method(parallel)
+            local = method.redistribute(local, saved, parallel.num_devices)
+        return shared, local
 
     return restore
 
@@ -144,17 +147,22 @@ def _schedule(config: Any, method: Method) -> loop.Schedule:
         eval_every=every,
         save_every=saves,
         keep=config.log.keep_checkpoints,
+        nonfinite_limit=NONFINITE_LIMIT,
     )
 
 
-def _check_stuck(task, parallel, state, row) -> None:
-    if row["rollout/stuck"]:
-        local = devices.first_where_stuck(state[1], parallel.num_devices)
-        raise files.RunError(
-            f"{int(row['rollout/stuck'])} states admitted no command; the first was\n"
-            f"{task.env.describe(local)}\n"
-            "The world or the command filter must leave one in every state."
-        )
+def _check_stuck(task, num_devices: int, state: PyTree, row: metrics.Row) -> None:
+    """Names a state that left the policy nothing to do."""
+    if not row["rollout/stuck"]:
+        return
+    local = jax.device_get(devices.stacked(state[1], num_devices))
+    where = int(np.argmax(local.stuck > 0))
+    obs = jax.tree.map(lambda x: x[where], local.stuck_obs)
+    raise files.RunError(
+        f"{int(row['rollout/stuck'])} states admitted no command; the first was\n"
+        f"{task.env.describe(obs)}\n"
+        "The world or the command filter must leave one in every state."
+    )
 
 
 def _conclude(folder: pathlib.Path, result: loop.Result, shown) -> None:
@@ -169,6 +177,5 @@ def _conclude(folder: pathlib.Path, result: loop.Result, shown) -> None:
         folder / "summary.json", random, before, after,
         position.train_seconds, position.env_steps, position.updates,
     )  # fmt: skip
-    files.write_json(folder / "rollouts" / "episodes.json", shown)
-    report.write(folder)
-    print(f"report: {folder / 'report.html'}")
+    report.write_episodes(folder, shown)
+    print(f"report: {report.build(folder)}")

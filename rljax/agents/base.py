@@ -43,6 +43,9 @@ class Agent(NamedTuple):
     params: Callable[[PyTree], Params]
 
 
+NONFINITE_LIMIT = 10  # skipped updates in a row after which a run should stop
+
+
 def count_update(old: PyTree, new: PyTree, finite: jax.Array) -> PyTree:
     """The state after an update, counted; the one before it where it is not finite.
 
@@ -56,5 +59,10 @@ def count_update(old: PyTree, new: PyTree, finite: jax.Array) -> PyTree:
         kept,
         updates=old.updates + 1,
         skipped=old.skipped + refused,
-        skipped_in_row=jnp.where(finite, 0, old.skipped_in_row + 1),
+        # Once at the limit it stays, so that the host sees it after the call.
+        skipped_in_row=jnp.where(
+            finite & (old.skipped_in_row < NONFINITE_LIMIT),
+            0,
+            old.skipped_in_row + refused,
+        ),
     )

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rljax.types import PyTree
 
@@ -47,6 +46,25 @@ def jit() -> Parallel:
     return Parallel(None, 1, lambda f: jax.jit(f, donate_argnums=(0, 1)), spread)
 
 
+def _stack(make: Callable[[int], PyTree], count: int) -> PyTree:
+    shares = [make(index) for index in range(count)]
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *shares)
+
+
+def layout_of(num_devices: int) -> Parallel:
+    """How a run on so many devices lays out its state, though they are not here.
+
+    For reading what such a run has saved; its `compile` refuses.
+    """
+
+    def refuse(program: Program) -> Program:
+        raise ValueError(f"a layout for {num_devices} devices cannot run programs")
+
+    if num_devices == 1:
+        return jit()._replace(compile=refuse)
+    return Parallel(AXIS, num_devices, refuse, lambda make: _stack(make, num_devices))
+
+
 def pmap(num_devices: int | None = None) -> Parallel:
     """Data parallel over the first `num_devices` local devices, all by default.
 
@@ -67,11 +85,7 @@ def pmap(num_devices: int | None = None) -> Parallel:
             donate_argnums=(0, 1), devices=devices[:count],
         )  # fmt: skip
 
-    def spread(make: Callable[[int], PyTree]) -> PyTree:
-        shares = [make(index) for index in range(count)]
-        return jax.tree.map(lambda *xs: jnp.stack(xs), *shares)
-
-    return Parallel(AXIS, count, compile_, spread)
+    return Parallel(AXIS, count, compile_, lambda make: _stack(make, count))
 
 
 def share(total: int, num_devices: int, name: str) -> int:
@@ -97,8 +111,18 @@ def split_batch(batch: PyTree, num_devices: int) -> PyTree:
     )
 
 
-def first(local: PyTree, num_devices: int) -> PyTree:
-    """The first device's share of a local state, on the host."""
-    if num_devices == 1:
-        return jax.device_get(local)
-    return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], local)
+def stacked(local: PyTree, num_devices: int) -> PyTree:
+    """A local state with a leading device axis, also where there is one device."""
+    return local if num_devices > 1 else jax.tree.map(lambda x: x[None], local)
+
+
+def unstacked(local: PyTree, num_devices: int) -> PyTree:
+    """The inverse of `stacked`: no extra axis for one device."""
+    return local if num_devices > 1 else jax.tree.map(lambda x: x[0], local)
+
+
+def deal(leaf: jax.Array, num_devices: int) -> jax.Array:
+    """Deals what D devices hold, [D, M, ...], to others: [D', D * M / D', ...]."""
+    total = leaf.shape[0] * leaf.shape[1]
+    part = share(total, num_devices, "what the saved devices hold")
+    return leaf.reshape(num_devices, part, *leaf.shape[2:])

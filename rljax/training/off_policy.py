@@ -16,7 +16,7 @@ from rljax.agents.base import Agent
 from rljax.envs import base
 from rljax.replay import hindsight, ring, strategies, transitions
 from rljax.rollout.unroll import environment_keys
-from rljax.training import tally
+from rljax.training import devices, tally
 from rljax.training.evaluate import RANDOM, SAMPLED
 from rljax.types import Key, Metrics, Observation, PyTree, Transition
 
@@ -154,6 +154,47 @@ def init_local(parts: Parts, key: Key, device: int) -> Local:
         stuck=jnp.int32(0),
         stuck_obs=one,
     )
+
+
+def redistribute(local: Local, saved: int, num_devices: int) -> Local:
+    """Deals a local state of `saved` devices to `num_devices`, on the host.
+
+    Every environment, running episode and replay item is kept; rings keep their
+    order. The counts behind the choice of goals are shared out as whole numbers.
+    """
+    old = devices.stacked(jax.device_get(local), saved)
+    num_envs = old.first_index.shape[0] * old.envs.next.shape[1]
+    total = jax.tree.map(lambda x: jnp.sum(x, axis=0), old.counts)
+    new = jax.tree.map(lambda x: devices.deal(x, num_devices), (
+        old.envs, old.obs, old.bad_batch,
+    ))  # fmt: skip
+    rings = [
+        ring.split_rings(ring.gather_rings(x), num_devices)
+        for x in (old.original, old.relabelled)
+    ]
+    everywhere = jax.tree.map(
+        lambda x: jnp.repeat(x[:1], num_devices, axis=0),
+        (old.key, old.env_steps, old.stuck_obs),
+    )
+    first = jnp.arange(num_devices) == 0
+    moved = Local(
+        envs=new[0],
+        obs=new[1],
+        episodes=transitions.regroup(old.episodes, num_devices),
+        original=rings[0],
+        relabelled=rings[1],
+        counts=jax.tree.map(
+            lambda x: jnp.stack([x // num_devices] * num_devices), total
+        ),
+        key=everywhere[0],
+        first_index=jnp.arange(num_devices, dtype=jnp.int32)
+        * (num_envs // num_devices),
+        env_steps=everywhere[1],
+        bad_batch=new[2],
+        stuck=jnp.where(first, jnp.sum(old.stuck), 0).astype(jnp.int32),
+        stuck_obs=everywhere[2],
+    )
+    return jax.tree.map(jnp.asarray, devices.unstacked(moved, num_devices))
 
 
 def make(parts: Parts) -> Callable[[PyTree, Local], tuple[PyTree, Local, Metrics]]:

@@ -15,7 +15,7 @@ from rljax.agents import ppo_glam
 from rljax.agents.base import Action, Agent
 from rljax.envs import base
 from rljax.rollout.unroll import Trajectory, environment_keys, map_selected, unroll
-from rljax.training import tally
+from rljax.training import devices, tally
 from rljax.training.evaluate import SAMPLED
 from rljax.types import Key, Metrics, Observation, Params, PyTree
 
@@ -128,6 +128,33 @@ def init_local(parts: Parts, key: Key, device: int) -> Local:
         stuck=jnp.int32(0),
         stuck_obs=jax.tree.map(lambda x: x[0], obs),
     )
+
+
+def redistribute(local: Local, saved: int, num_devices: int) -> Local:
+    """Deals a local state of `saved` devices to `num_devices`, on the host."""
+    old = devices.stacked(jax.device_get(local), saved)
+    num_envs = old.length.size
+    share = num_envs // num_devices
+    dealt = jax.tree.map(lambda x: devices.deal(x, num_devices), (
+        old.envs, old.obs, old.length, old.bad_batch,
+    ))  # fmt: skip
+    key, env_steps, stuck_obs = jax.tree.map(
+        lambda x: jnp.repeat(x[:1], num_devices, axis=0),
+        (old.key, old.env_steps, old.stuck_obs),
+    )
+    first = jnp.arange(num_devices) == 0
+    moved = Local(
+        envs=dealt[0],
+        obs=dealt[1],
+        length=dealt[2],
+        key=key,
+        first_index=jnp.arange(num_devices, dtype=jnp.int32) * share,
+        env_steps=env_steps,
+        bad_batch=dealt[3],
+        stuck=jnp.where(first, jnp.sum(old.stuck), 0).astype(jnp.int32),
+        stuck_obs=stuck_obs,
+    )
+    return jax.tree.map(jnp.asarray, devices.unstacked(moved, num_devices))
 
 
 def make(parts: Parts) -> Callable[[PyTree, Local], tuple[PyTree, Local, Metrics]]:
