@@ -243,12 +243,12 @@ def draw_goals(
     )
     start = jax.random.uniform(key)
     points = (jnp.arange(num_goals) + start) / num_goals * jnp.sum(shares)
-    index, rest = _inverse_cdf(
+    index, rest = inverse_cdf(
         jnp.broadcast_to(shares, (num_goals, *shares.shape)), points
     )
     row, kind = jnp.divmod(jnp.maximum(index - len(single), 0), table.num_kinds)
     of_kind = table.kind.pair[row] == kind[:, None]
-    second, _ = _inverse_cdf(jnp.where(of_kind, pair[row], 0.0), rest / factor[kind])
+    second, _ = inverse_cdf(jnp.where(of_kind, pair[row], 0.0), rest / factor[kind])
     goals = jnp.where(
         (index < len(single))[:, None],
         jnp.stack([index, jnp.full_like(index, -1)], axis=-1),
@@ -260,8 +260,10 @@ def draw_goals(
     return jnp.where(none[:, None], -1, goals).astype(jnp.int32)
 
 
-def _inverse_cdf(weights: jax.Array, points: jax.Array) -> tuple[jax.Array, jax.Array]:
+def inverse_cdf(weights: jax.Array, points: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Where on the line of weights [K, M] each point [K] lies.
+
+    An item of no weight is never picked, whatever rounding does to the sums.
 
     Returns:
       The item, int32 [K], and how far into it the point lies, float32 [K].

@@ -300,6 +300,18 @@ def test_some_goals_for_all_the_steps_that_led_to_them(strategy):
     assert most > 3
 
 
+def test_future_gives_each_step_goals_still_ahead_of_it():
+    relabelled, _, finished = play(compiled_relabel(strategies.future, 3, 2), seed=2)
+    told = by_episode(relabelled)
+    for episode, (own, actions) in finished.items():
+        replay = functools.partial(replay_world, episode, actions)
+        found = check_relabelled(told[episode], replay, 3, GAMMA)
+        ahead = hit_steps(episode, actions, own).values()
+        for t in range(len(actions)):
+            number = sum(t <= hit < len(actions) for hit in ahead)
+            assert sum(step == t for _, step in found) == min(3, number)
+
+
 @pytest.mark.parametrize("chunk", [1, 8])
 def test_how_many_at_a_time_changes_nothing(chunk):
     one, counts, _ = play(compiled_relabel(strategies.achieved, 3, 2), seed=3)

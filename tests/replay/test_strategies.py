@@ -105,6 +105,14 @@ def test_never_draws_what_is_no_candidate(seed, density, spread):
         assert bool(trial) == bool(allowed)
 
 
+def test_rounding_picks_nothing_without_weight():
+    weights = jnp.array([[0, 2, 0, 1, 0]] * 5, jnp.float32)
+    points = jnp.array([0, 1.5, 2, 3, 3.1])  # the last two lie past the end
+    index, rest = strategies.inverse_cdf(weights, points)
+    assert index.tolist() == [1, 1, 3, 3, 3]
+    np.testing.assert_allclose(rest, [0, 1.5, 0, 1, 1.1], atol=1e-6)
+
+
 def test_sequences_can_be_left_out():
     table = strategies.goal_table(TRAIN)
     counts = strategies.zero_counts(table)
