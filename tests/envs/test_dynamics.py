@@ -1,6 +1,7 @@
 """What commands do, in episodes derived by hand from the rules."""
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,7 +39,7 @@ class Play:
         ]
         goal = self.goals.parse(goal)
         self.state = given_scene(world, things, goal, SLOTS, history)
-        self.outcome = None
+        self.outcome: Any = None
 
     @property
     def observation(self):
