@@ -66,6 +66,7 @@ def train(
     Raises:
       RunError: for anything the user can mend, in words.
     """
+    _keep_compiled()
     parallel = parallel_of(config)
     method = make_method(parallel)
     init = _initialiser(config, parallel, method)
@@ -106,6 +107,13 @@ def train(
     if result.after is not None:
         shown = episodes.play(task, agent, params(result.state), scenes.episodes_shown)
         _conclude(place.path, result, shown)
+
+
+def _keep_compiled() -> None:
+    """Keeps compiled programs on disk, unless told where: resumes start at once."""
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = pathlib.Path.home() / ".cache" / "rljax-xla"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def _initialiser(config, parallel, method) -> Callable[[], PyTree]:

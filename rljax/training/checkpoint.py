@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
@@ -76,7 +77,8 @@ def save(
         if free < state_bytes(state) // jax.process_count():
             raise OSError("no space left on the disk")
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
-            orbax.save(part / "state", args=ocp.args.StandardSave(state))
+            kept = jax.tree.map(_one_at_least, state)
+            orbax.save(part / "state", args=ocp.args.StandardSave(kept))
         if first:
             _seal(part, {"update": update, "meta": meta, "leaves": _leaves(state)})
             if (folder / str(update)).exists():
@@ -187,10 +189,23 @@ def read_state(folder: pathlib.Path, update: int, target: PyTree) -> PyTree:
         sharding = getattr(leaf, "sharding", None) or here_only
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
+    kept = jax.tree.map(lambda leaf: placed(_one_at_least(leaf)), target)
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
-        return orbax.restore(
-            path / "state", args=ocp.args.StandardRestore(jax.tree.map(placed, target))
-        )
+        found = orbax.restore(path / "state", args=ocp.args.StandardRestore(kept))
+    return jax.tree.map(
+        lambda leaf, read: read if leaf.size else jnp.zeros(leaf.shape, leaf.dtype),
+        target,
+        found,
+    )
+
+
+def _one_at_least(leaf: Any) -> Any:
+    """A leaf without elements, which Orbax refuses, gives way to one of size 1."""
+    if leaf.size:
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct((1,), leaf.dtype, sharding=leaf.sharding)
+    return jnp.zeros((1,), leaf.dtype)
 
 
 def set_aside_after(folder: pathlib.Path, update: int | None) -> None:

@@ -127,7 +127,8 @@ class Writer:
         self._file.write(_line(row))
         self._file.flush()
         for name, value in row.items():
-            if name != "env_steps":
+            # A kind no episode of which ended has no success: NaN, nothing to draw.
+            if name != "env_steps" and value is not None and math.isfinite(value):
                 self._board.add_scalar(name, value, int(row["env_steps"]))
 
     def progress(self, row: Row, last: bool = False) -> None:
