@@ -29,7 +29,9 @@ class Head(nn.Module):
         Returns:
           float32 [...].
         """
-        x = hidden.astype(jnp.promote_types(hidden.dtype, jnp.float32))
+        # One matrix of rows: on CPU the gradient of a product over more axes is slow.
+        x = hidden.reshape(-1, hidden.shape[-1])
+        x = x.astype(jnp.promote_types(hidden.dtype, jnp.float32))
         dtype = jnp.dtype(self.param_dtype)
         for width in self.widths:
             x = nn.Dense(
@@ -39,4 +41,5 @@ class Head(nn.Module):
         init = nn.initializers.variance_scaling(
             self.final_std**2, "fan_in", "truncated_normal"
         )
-        return nn.Dense(1, kernel_init=init, param_dtype=dtype)(x)[..., 0]
+        x = nn.Dense(1, kernel_init=init, param_dtype=dtype)(x)
+        return x.reshape(hidden.shape[:-1])
