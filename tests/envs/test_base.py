@@ -26,14 +26,18 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def build(tokenizer):
-    def build(**changes):
-        settings = {
-            "num_objects": 5,
-            "inventory": 2,
-            "limit": LIMIT,
-            "sampler": goals_lib.uniform(goals_lib.singles(GOALS, True)),
-        }
-        return make(WORLD, tokenizer, **(settings | changes))
+    train = goals_lib.uniform(goals_lib.singles(GOALS, True))
+
+    def build(num_objects=5, sampler=train, command_filter=None):
+        return make(
+            WORLD,
+            tokenizer,
+            num_objects=num_objects,
+            inventory=2,
+            limit=LIMIT,
+            sampler=sampler,
+            command_filter=command_filter,
+        )
 
     return build
 
@@ -148,7 +152,7 @@ def test_sizes_hold_what_states_need(env, functions):
         vec, step = advance(vec, actions)
         tries = build_tries(step.reached)
         assert (tries.path <= env.sizes.trie_nodes).all()
-    prompts = jax.vmap(env.prompt)(step.obs)
+    prompts = jax.vmap(env.prompt)(jax.vmap(env.observe)(vec.states))
     assert prompts.ids.shape == (ENVS, env.sizes.prompt_tokens)
     assert (prompts.length <= env.sizes.prompt_tokens).all()
 

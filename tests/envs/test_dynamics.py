@@ -31,14 +31,14 @@ class Play:
     def __init__(self, world, things, goal, limit=64, history=0):
         self.world = world
         self.goals, self.step, self.observe = moves(world, limit)
-        things = [
-            Thing(*thing.split()[::-1][:2], place, grown="grown" in thing)
-            if isinstance(thing, str)
-            else thing
-            for thing, place in zip(things, PLACES, strict=False)
-        ]
+        placed = []
+        for thing, place in zip(things, PLACES, strict=False):
+            if isinstance(thing, str):
+                *grown, colour, kind = thing.split()
+                thing = Thing(kind, colour, place, grown=bool(grown))
+            placed.append(thing)
         goal = self.goals.parse(goal)
-        self.state = given_scene(world, things, goal, SLOTS, history)
+        self.state = given_scene(world, placed, goal, SLOTS, history)
         self.outcome: Any = None
 
     @property
