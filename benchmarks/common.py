@@ -7,6 +7,7 @@ and a ratio is the median over turns of the ratio within a turn.
 import argparse
 import json
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -50,7 +51,7 @@ def interleave(
       max_seconds: no new turn starts after this, but three are always taken.
 
     Returns:
-      Seconds of each turn, by name.
+      Seconds of each turn, by name; their medians also go to stderr at once.
     """
     for run in alternatives.values():
         jax.block_until_ready(run())
@@ -63,6 +64,9 @@ def interleave(
             start = time.perf_counter()
             jax.block_until_ready(run())
             taken[name].append(time.perf_counter() - start)
+    for name, seconds in taken.items():
+        median = 1e3 * np.median(seconds)
+        print(f"{name}: {median:.4g} ms, {len(seconds)} turns", file=sys.stderr)
     return {name: np.array(seconds) for name, seconds in taken.items()}
 
 

@@ -31,13 +31,23 @@ class States(NamedTuple):
     eos_id: int
 
 
-def packed_trie(states: States, config: ModelConfig) -> Score:
-    """Ours: the trie is built and scored in one program."""
+def packed_trie(states: States, config: ModelConfig, skip: bool = True) -> Score:
+    """Ours: the trie is built and scored in one program.
+
+    Args:
+      states: the shapes.
+      config: the decoder's settings.
+      skip: whether the last layer skips the prompt, as `score.encode` has it.
+    """
     model = decoder.Decoder(config)
 
     def run(params, prompt, commands):
         tries = jax.vmap(lambda c: trie.build(c, states.num_nodes))(commands)
-        hidden = score.encode(model, params, prompt, tries)
+        if skip:
+            hidden = score.encode(model, params, prompt, tries)
+        else:
+            hidden = model.apply({"params": params}, *score.pack(prompt, tries))
+            hidden = jnp.asarray(hidden)[:, prompt.ids.shape[1] - 1 :]
         matrix = decoder.unembedding(params, config)
         return score.command_log_probs(matrix, hidden, tries, states.eos_id)
 
