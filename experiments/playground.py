@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.border import AT_LEAST_ONE, ConfigError, Limit, require
+from experiments.border import (
+    AT_LEAST_ONE,
+    POSITIVE,
+    ConfigError,
+    Limit,
+    require,
+    typed,
+)
 from rljax.agents.base import Agent, Read
 from rljax.envs.base import Env, check_commands
 from rljax.envs.playground import goals as goals_lib
@@ -17,7 +24,7 @@ from rljax.models import config as model_config
 from rljax.policy import networks
 from rljax.rollout.unroll import environment_keys
 from rljax.text import rendering, tokenizer, trie
-from rljax.training import evaluate
+from rljax.training import evaluate, warm_start
 from rljax.types import Key, Params, PyTree
 
 # What a flag may name, and the function it stands for.
@@ -26,6 +33,11 @@ SIZES = {
     "tiny": model_config.tiny,
     "small": model_config.small,
     "base": model_config.base,
+}
+WARM_LIMITS = {
+    "updates": Limit(0),
+    "num_envs": AT_LEAST_ONE,
+    "learning_rate": POSITIVE,
 }
 CHUNK = 125  # scenes evaluated at a time: one program serves every panel
 CHECKED_STATES = 64  # rendered both ways before a run starts
@@ -105,6 +117,8 @@ def make_task(config: Any, command_filter: make.CommandFilter | None = None) -> 
     width = config.model.head_width
     _within(width, AT_LEAST_ONE, "model.head_width")
     policy = networks.make(size, tokens.eos_token_id, (width, width))
+    warm = typed(config.warm_start, warm_start.Config, WARM_LIMITS, "warm_start")
+    policy = warm_start.warm_start(policy, env, tokens.eos_token_id, warm)
 
     def read(obs):
         prompt = jax.vmap(env.prompt)(obs)

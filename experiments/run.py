@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import border, episodes, playground
@@ -81,6 +82,9 @@ def train(
         task, agent, scenes.seed, max(scenes.scenes, scenes.final_scenes)
     )
     step = parallel.compile(method.program)
+    # Random play takes parameters and does not heed them.
+    shapes = jax.eval_shape(lambda: agent.params(init()[0]))
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def iterate(state: PyTree) -> tuple[PyTree, Metrics]:
         shared, local, told = step(*state)
@@ -95,7 +99,7 @@ def train(
         evaluate=lambda state, final: evaluation.policy(
             params(state), scenes.final_scenes if final else scenes.scenes
         ),
-        evaluate_random=lambda: evaluation.random(params(init()), scenes.final_scenes),
+        evaluate_random=lambda: evaluation.random(nothing, scenes.final_scenes),
         check=lambda state, row: _check_stuck(task, parallel.num_devices, state, row),
         dump=lambda state, path: files.write_arrays(
             path, jax.device_get(state[1].bad_batch)
@@ -106,7 +110,7 @@ def train(
     result = loop.train(program, _schedule(config, method), place)
     if result.after is not None:
         shown = episodes.play(task, agent, params(result.state), scenes.episodes_shown)
-        _conclude(place.path, result, shown)
+        _conclude(place.path, result, result.after, shown)
 
 
 def _keep_compiled() -> None:
@@ -173,11 +177,13 @@ def _check_stuck(task, num_devices: int, state: PyTree, row: metrics.Row) -> Non
     )
 
 
-def _conclude(folder: pathlib.Path, result: loop.Result, shown) -> None:
+def _conclude(
+    folder: pathlib.Path, result: loop.Result, last: metrics.Row, shown
+) -> None:
     """Final table, summary and report."""
     random, before, after = (
         playground.flat({k: v for k, v in row.items() if k.startswith("eval/")})
-        for row in (result.random, result.before, result.after)
+        for row in (result.random, result.before, last)
     )
     position = result.position
     print(metrics.final_table(random, before, after))

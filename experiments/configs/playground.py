@@ -34,6 +34,12 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.model.tokenizer = ""  # a Hugging Face folder; empty: words of the world
     config.model.head_width = 128  # of the Q or V head
 
+    # Pretraining on text from random play, before learning; 0 updates: none.
+    config.warm_start = config_dict.ConfigDict()
+    config.warm_start.updates = 0
+    config.warm_start.num_envs = 64
+    config.warm_start.learning_rate = 1e-3
+
     config.eval = config_dict.ConfigDict()
     config.eval.every_env_steps = 50_000
     config.eval.scenes = 128  # per kind of goal, while training

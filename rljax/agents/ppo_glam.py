@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from rljax.agents.base import Action, Agent, Read, count_update
-from rljax.losses import categorical, policy_gradient, returns
+from rljax.losses import policy_gradient, returns
 from rljax.losses.masked import masked_mean, whiten
 from rljax.optim import optimizers
 from rljax.policy.networks import Networks
@@ -183,7 +183,7 @@ def _loss(params: Params, parts: _Parts, batch: Batch) -> tuple[jax.Array, Metri
     critic = policy_gradient.ppo_value_loss(
         value, batch.value, batch.target, mask, config.clip, axis_name=axis_name
     )
-    entropy = masked_mean(categorical.entropy(log_pi), mask, axis_name)
+    entropy = policy_gradient.mean_entropy(log_pi, mask, axis_name)
     metrics = policy.metrics | critic.metrics
     metrics |= {
         "train/entropy": entropy,

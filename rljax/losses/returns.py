@@ -8,25 +8,11 @@ At either end of an episode no return goes on into the next one. A terminated st
 bootstraps from nothing, a truncated one from the value of the state it reached.
 """
 
-from typing import NamedTuple
-
 import chex
 import jax
 import jax.numpy as jnp
 
 from rljax.losses.masked import widen
-
-
-class NStep(NamedTuple):
-    """What follows each step, up to n steps on.
-
-    The target of step s is `reward + discount * v` with `v` the value of the state
-    reached by step `last`.
-    """
-
-    reward: jax.Array  # float32 [S, E], sum_{i<m} gamma^i r_{s+i}
-    discount: jax.Array  # float32 [S, E], gamma^m; 0 where terminated within m steps
-    last: jax.Array  # int32 [S, E], s + m - 1
 
 
 def _assert_rollout(r_t, terminated, truncated) -> None:
@@ -83,49 +69,3 @@ def gae(
 
     start = jnp.zeros_like(delta[0])
     return jax.lax.scan(back, start, (delta, decay), reverse=True)[1]
-
-
-def n_step(
-    r_t: jax.Array,
-    terminated: jax.Array,
-    truncated: jax.Array,
-    gamma: float,
-    n: int,
-) -> NStep:
-    """Rewards and discounts of up to n steps, fewer at the end of an episode.
-
-        m = min(n, steps to the episode's end, steps to the rollout's end)
-
-    Args:
-      r_t: rewards, float [S, E].
-      terminated: whether the step ended the episode for good, bool [S, E].
-      truncated: whether it ran out of time, bool [S, E].
-      gamma: discount.
-      n: most steps to sum.
-
-    Returns:
-      See `NStep`.
-
-    Raises:
-      AssertionError: on any other rank, shape or dtype.
-      ValueError: if `n` is below 1.
-    """
-    _assert_rollout(r_t, terminated, truncated)
-    if n < 1:
-        raise ValueError(f"n is {n}, must be at least 1")
-    steps = r_t.shape[0]
-    index = jnp.arange(steps, dtype=jnp.int32)[:, None]
-    reward = jnp.zeros_like(widen(r_t))
-    discount = jnp.ones_like(reward)
-    last = jnp.broadcast_to(index - 1, r_t.shape)
-    going = jnp.ones_like(terminated)  # the window is still inside the episode
-    for i in range(min(n, steps)):
-        going &= index + i < steps
-        here = jnp.minimum(index + i, steps - 1)[:, 0]
-        ends, stops = terminated[here], truncated[here]
-        reward = jnp.where(going, reward + gamma**i * widen(r_t)[here], reward)
-        on = jnp.where(ends, 0.0, gamma ** (i + 1))
-        discount = jnp.where(going, on, discount)
-        last = jnp.where(going, last + 1, last)
-        going &= ~(ends | stops)
-    return NStep(reward, discount, last)

@@ -100,8 +100,8 @@ def alpha_loss(
         L = mean_x alpha [H(pi(.|x)) - Hbar(x)],    dL/dlog alpha = L
 
     The policy is a constant; Hbar as in `target_entropy`. (A known slip, Hbar = -log
-    |A|, makes this gradient positive for every policy; for that decay on purpose there
-    is `annealed_alpha`.)
+    |A|, makes this gradient positive for every policy; that is a decay,
+    which the MAGELLAN code, arXiv:2502.07709, has for an automatic temperature.)
 
     Args:
       log_alpha: float [], the parameter.
@@ -127,25 +127,6 @@ def alpha_loss(
         "train/entropy_excess": masked_mean(excess, mask, axis_name),
     }
     return ActorLoss(loss, metrics)
-
-
-def annealed_alpha(
-    start: float, rate: float, updates: jax.typing.ArrayLike
-) -> jax.Array:
-    """A temperature that falls towards 0: alpha = start exp(-rate updates).
-
-    With start exp(-3) and rate 1e-3 it is what "automatic" alpha amounts to in the
-    MAGELLAN code (arXiv:2502.07709): 0.018 after 1,000 updates, 0.0003 after 5,000.
-
-    Args:
-      start: temperature before the first update.
-      rate: how far log alpha falls per policy update.
-      updates: policy updates made, int or float.
-
-    Returns:
-      The temperature, float32, the shape of `updates`.
-    """
-    return start * jnp.exp(-rate * jnp.asarray(updates, jnp.float32))
 
 
 def kl_to_reference(

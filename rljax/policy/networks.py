@@ -24,6 +24,7 @@ class Networks(NamedTuple):
       log_policy: (trunk, hidden, tries) -> log pi [B, A], -inf rules a command out.
       q: (head, hidden, tries) -> raw Q [B, A], from each command's last node.
       v: (head, hidden) -> V [B], from the prompt's last token.
+      logits: (trunk, texts [B]) -> next-token logits [B, T, V].
     """
 
     init_trunk: Callable[[Key], Params]
@@ -33,6 +34,7 @@ class Networks(NamedTuple):
     log_policy: Callable[[Params, jax.Array, Trie], jax.Array]
     q: Callable[[Params, jax.Array, Trie], jax.Array]
     v: Callable[[Params, jax.Array], jax.Array]
+    logits: Callable[[Params, Tokens], jax.Array]
 
 
 def make(config: ModelConfig, eos_id: int, head_widths: Sequence[int]) -> Networks:
@@ -59,6 +61,14 @@ def make(config: ModelConfig, eos_id: int, head_widths: Sequence[int]) -> Networ
         scores = score.command_log_probs(matrix, hidden, trie, eos_id)
         return score.log_policy(scores, trie.command_mask)
 
+    def logits(trunk, tokens):
+        batch, length = tokens.ids.shape
+        positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
+        mask = jnp.tril(jnp.ones((length, length), bool))
+        mask = jnp.broadcast_to(mask, (batch, length, length))
+        hidden = decoder.apply({"params": trunk}, tokens.ids, positions, mask)
+        return jnp.asarray(hidden) @ unembedding(trunk, config)
+
     def apply_head(params, hidden):
         return jnp.asarray(head.apply({"params": params}, hidden))
 
@@ -72,4 +82,5 @@ def make(config: ModelConfig, eos_id: int, head_widths: Sequence[int]) -> Networ
             params, score.command_hidden(hidden, trie)
         ),
         v=lambda params, hidden: apply_head(params, hidden[:, 0]),
+        logits=logits,
     )

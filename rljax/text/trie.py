@@ -11,6 +11,7 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 
+from rljax.text.tokenizer import encode
 from rljax.types import Commands, Trie
 
 
@@ -135,16 +136,20 @@ def from_texts(tokenizer: Any, texts: Sequence[str], state: str = "") -> Command
       bool [A].
 
     Raises:
-      ValueError: no slot holds a command, or a command has no tokens.
+      ValueError: no slot holds a command, a command has no tokens, or a word is
+        unknown to the tokenizer.
     """
     if not any(texts):
         raise ValueError(f"no admissible command in state {state!r}")
-    encoded: list[tuple[int, ...]] = []
-    for text in texts:
-        ids = tokenizer(" " + text, add_special_tokens=False)["input_ids"]
-        if text and not ids:
-            raise ValueError(f"command {text!r} has no tokens in state {state!r}")
-        encoded.append(tuple(ids) if text else ())
+    encoded: list[tuple[int, ...]] = [() for _ in texts]
+    slots = [slot for slot, text in enumerate(texts) if text]
+    said = encode(tokenizer, [f" {texts[slot]}" for slot in slots])
+    for slot, ids in zip(slots, said, strict=True):
+        if not len(ids):
+            raise ValueError(
+                f"command {texts[slot]!r} has no tokens in state {state!r}"
+            )
+        encoded[slot] = tuple(int(i) for i in ids)
     out = np.zeros((len(texts), max(map(len, encoded))), np.int32)
     for row, ids in zip(out, encoded, strict=True):
         row[: len(ids)] = ids

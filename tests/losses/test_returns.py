@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rlax
 
-from rljax.losses.returns import gae, n_step
+from rljax.losses.returns import gae
 
 S, E = 7, 3
 GAMMA, LAMBDA = 0.9, 0.8
@@ -72,46 +72,6 @@ def test_gae_by_hand_over_two_episodes():
     # A_3 = 0, A_2 = -1/2 + 0, A_1 = 5 (nothing of A_2), A_0 = -1/2 + 5/4
     actual = gae(r_t, v_tm1, v_t, terminated, truncated, 0.5, 0.5)
     np.testing.assert_allclose(actual, column(0.75, 5.0, -0.5, 0.0))
-
-
-def test_n_step_by_hand_over_two_episodes():
-    # n = 3, limit 4: an episode out of time, and one that ends in success.
-    r_t = column(1, 2, 4, 8, 1, 2, 4, 8)
-    truncated = column(0, 0, 0, 1, 0, 0, 0, 0, dtype=bool)
-    terminated = column(0, 0, 0, 0, 0, 0, 0, 1, dtype=bool)
-    out = n_step(r_t, terminated, truncated, 0.5, 3)
-    # 1 + 2/2 + 4/4, 2 + 4/2 + 8/4, 4 + 8/2, 8: then the same again.
-    np.testing.assert_allclose(out.reward, column(3, 6, 8, 8, 3, 6, 8, 8))
-    # gamma^m with m = 3, 3, 2, 1; nothing is left where success came within m steps.
-    np.testing.assert_allclose(
-        out.discount, column(1 / 8, 1 / 8, 1 / 4, 1 / 2, 1 / 8, 0, 0, 0)
-    )
-    np.testing.assert_array_equal(out.last, column(2, 3, 3, 3, 6, 7, 7, 7, dtype=int))
-
-
-def test_n_step_stops_at_the_rollouts_end():
-    never = column(0, 0, 0, dtype=bool)
-    out = n_step(column(1, 2, 4), never, never, 0.5, 5)
-    np.testing.assert_allclose(out.reward, column(3, 4, 4))  # 1 + 1 + 1, 2 + 2, 4
-    np.testing.assert_allclose(out.discount, column(1 / 8, 1 / 4, 1 / 2))
-    np.testing.assert_array_equal(out.last, column(2, 2, 2, dtype=int))
-
-
-def test_n_step_targets_are_rlaxs_inside_one_episode():
-    r_t, _, v_t, never, _ = rollout(2, ends=0.0)
-    out = jax.jit(n_step, static_argnums=(3, 4))(r_t, never, never, GAMMA, 3)
-    target = out.reward + out.discount * jnp.take_along_axis(v_t, out.last, axis=0)
-    expected = jax.vmap(
-        lambda r, v: rlax.n_step_bootstrapped_returns(r, jnp.full(S, GAMMA), v, 3),
-        in_axes=1, out_axes=1,
-    )(r_t, v_t)  # fmt: skip
-    np.testing.assert_allclose(target, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_n_step_of_no_step_is_refused():
-    never = column(0, 0, 0, dtype=bool)
-    with pytest.raises(ValueError, match="n is 0, must be at least 1"):
-        n_step(column(1, 2, 4), never, never, 0.5, 0)
 
 
 def test_gae_rejects_one_value_too_many():

@@ -199,11 +199,6 @@ def test_alpha_loss_leaves_the_policy_alone():
     np.testing.assert_array_equal(grad(log_pi), np.zeros((B, A)))
 
 
-def test_annealed_alpha_by_hand():
-    values = sac.annealed_alpha(math.exp(-3), 1e-3, jnp.array([0, 1000, 5000]))
-    np.testing.assert_allclose(values, np.exp([-3.0, -4.0, -8.0]), rtol=1e-5)
-
-
 def test_kl_by_hand():
     log_pi = jnp.log(jnp.array([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [jnp.nan] * 3]))
     reference = jnp.log(jnp.array([[0.25, 0.75, 0.0], [0.5, 0.5, 0.0], [0.1] * 3]))

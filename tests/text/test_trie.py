@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rljax.text import trie
+from rljax.text import tokenizer, trie
 from rljax.types import Commands
 
 A, L, N = 5, 3, 15
@@ -163,24 +163,22 @@ def test_worst_case_rejects(ids, length, num_commands, message):
         trie.worst_case_nodes(ids, length, num_commands)
 
 
-def split_words(text: str, add_special_tokens: bool) -> dict[str, list[int]]:
-    """A stand-in for a tokenizer: one id a word, the space belongs to the word."""
-    assert not add_special_tokens
-    assert text.startswith(" ")
-    return {"input_ids": [len(word) for word in text.split()]}
+WORDS = tokenizer.word_level(["Grasp", "Grape", "Go to", "it"])  # ids from 3
 
 
 def test_from_texts():
-    commands = trie.from_texts(split_words, ["Grasp", "", "Go to it", "Grape"])
+    commands = trie.from_texts(WORDS, ["Grasp", "", "Go to it", "Grape", "Grasp"])
     np.testing.assert_array_equal(
-        commands.ids, [[5, 0, 0], [0, 0, 0], [2, 2, 2], [5, 0, 0]]
+        commands.ids, [[3, 0], [0, 0], [5, 6], [4, 0], [3, 0]]
     )
-    np.testing.assert_array_equal(commands.length, [1, 0, 3, 1])
-    np.testing.assert_array_equal(commands.mask, [True, False, True, False])
+    np.testing.assert_array_equal(commands.length, [1, 0, 2, 1, 1])
+    np.testing.assert_array_equal(commands.mask, [True, False, True, True, False])
 
 
 def test_from_texts_rejects_a_state_without_commands():
     with pytest.raises(ValueError, match="no admissible command in state 'You see: x'"):
-        trie.from_texts(split_words, ["", ""], "You see: x")
+        trie.from_texts(WORDS, ["", ""], "You see: x")
     with pytest.raises(ValueError, match="command '  ' has no tokens"):
-        trie.from_texts(split_words, ["Grasp", "  "])
+        trie.from_texts(WORDS, ["Grasp", "  "])
+    with pytest.raises(ValueError, match="unicorn"):
+        trie.from_texts(WORDS, ["Grasp", "Go to unicorn"])
