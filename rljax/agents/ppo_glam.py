@@ -26,7 +26,7 @@ from rljax.losses.masked import masked_mean, whiten
 from rljax.optim import optimizers
 from rljax.policy.networks import Networks
 from rljax.policy.sample import sample_commands
-from rljax.rollout.unroll import Trajectory
+from rljax.rollout.unroll import Trajectory, merge_leading
 from rljax.types import Key, Metrics, Observation, Params
 
 
@@ -134,7 +134,7 @@ def to_batch(
     batch = Batch(
         trajectory.obs, action.command, taken, action.value, advantage, target
     )
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+    return merge_leading(batch)
 
 
 def _init(parts: _Parts, key: Key) -> State:

@@ -70,6 +70,13 @@ def unroll(
     return envs, obs, trajectory
 
 
+def merge_leading(tree: PyTree) -> PyTree:
+    """Merges the two leading axes, [S, E, ...] to [S * E, ...]; leaves may be empty."""
+    return jax.tree.map(
+        lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree
+    )
+
+
 def map_selected(
     function: Callable[[PyTree], jax.Array],
     items: PyTree,

@@ -14,7 +14,13 @@ import jax.numpy as jnp
 from rljax.agents import ppo_glam
 from rljax.agents.base import Action, Agent
 from rljax.envs import base
-from rljax.rollout.unroll import Trajectory, environment_keys, map_selected, unroll
+from rljax.rollout.unroll import (
+    Trajectory,
+    environment_keys,
+    map_selected,
+    merge_leading,
+    unroll,
+)
 from rljax.training import devices, tally
 from rljax.training.evaluate import SAMPLED
 from rljax.types import Key, Metrics, Observation, Params, PyTree
@@ -203,7 +209,7 @@ def _reached_values(
         return parts.agent.act(params, obs, keys, SAMPLED).value
 
     ahead = jnp.concatenate([values[1:], value(last)[None]])
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trajectory.step.reached)
+    flat = merge_leading(trajectory.step.reached)
     cut = trajectory.step.truncated
     at_cuts = map_selected(value, flat, cut.reshape(-1), share).reshape(cut.shape)
     return jnp.where(cut, at_cuts, ahead)
@@ -249,7 +255,7 @@ def _collect(
 def _note_stuck(local: Local, action: Action, obs: Observation) -> Local:
     stuck = ~jnp.any(jnp.isfinite(action.log_pi), axis=-1).reshape(-1)
     where = jnp.argmax(stuck)
-    first = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[where], obs)
+    first = jax.tree.map(lambda x: x[where], merge_leading(obs))
     news = (local.stuck == 0) & jnp.any(stuck)
     return dataclasses.replace(
         local,
