@@ -69,6 +69,15 @@ class Dynamics(NamedTuple):
     observe: Callable[[State], Observation]
 
 
+class _Tables(NamedTuple):
+    """A world by name id; goals as bits."""
+
+    relation: np.ndarray  # uint8 [W, W]
+    put_down: np.ndarray  # bool [W]
+    fitting: np.ndarray  # uint32 [W, ceil(G / 32)], goals each object fits
+    grow_goals: np.ndarray  # uint32 [ceil(G / 32)], which of them are Grow goals
+
+
 def dynamics(world: World, goals: Goals, inventory: int, limit: int) -> Dynamics:
     """How a world moves.
 
@@ -89,81 +98,29 @@ def dynamics(world: World, goals: Goals, inventory: int, limit: int) -> Dynamics
         raise ValueError(f"inventory must be at least 1, got {inventory}")
     if limit < 1:
         raise ValueError(f"limit must be at least 1 step, got {limit}")
-    relations = _relations(world)
-    put_down = _put_down(world)
-    fitting = _pack(goals.match)
-    grow_goals = _pack((goals.kind == GROW)[None])[0]
+    tables = _Tables(
+        relation=_relations(world),
+        put_down=_put_down(world),
+        fitting=_pack(goals.match),
+        grow_goals=_pack((goals.kind == GROW)[None])[0],
+    )
 
     def step(state: State, action: jax.Array) -> tuple[State, Outcome]:
         chex.assert_rank(action, 0)
-        slots = state.kind.shape[0]
         names = jnp.maximum(_names(state), 0).astype(jnp.int32)
-        relation = jnp.asarray(relations)[names[:, None], names[None]]
-        present = state.kind >= 0
-        place = action - slots - 1
-        rank, count = _rank(state.held)
-        released = state.held & jnp.where(
-            place == inventory, count > 1, (place >= 0) & (rank == place)
-        )
-
-        # Go to: the first object not held whose name begins with the one asked for.
-        lying = present & ~state.held
-        asked = lying & (jnp.arange(slots) == action - 1)
-        begins = asked[:, None] & ((relation & _BEGINS) > 0)
-        target = _first(lying & jnp.any(begins, 0))
-        agent = jnp.where(
-            jnp.any(target),
-            jnp.sum(jnp.where(target[:, None], state.position, 0), 0),
-            state.agent,
-        )
-
-        # Grasp: what is in reach, by slots, while there is a place.
-        grasping = (action == 0) & (count < inventory)
-        within = near(state.position, agent, state.size, AGENT_SIZE)
-        reach = lying & within & grasping
-        held = state.held | (reach & (_rank(reach)[0] + count < inventory))
-        position = jnp.where(held[:, None], agent, state.position)
-
-        touching = near(
-            position[:, None], position[None], state.size[:, None], state.size[None]
-        )
-        touching &= present[:, None] & present[None]
-        touching &= ~jnp.eye(slots, dtype=bool)
-        grew, eaten = _growth(world, relation, touching, held, released)
-        if world.release_drops:
-            held &= ~released
-        if world.put_down_by_growth:
-            held &= ~(grew & jnp.asarray(put_down)[names])
-        held &= ~eaten
-        kind = jnp.where(eaten, -1, state.kind).astype(state.kind.dtype)
-        size = state.size + jnp.where(grew, GROWTH, 0)
-        on = (kind >= 0) & ~held & near(position, agent, size, AGENT_SIZE)
-
-        words = _achieved(jnp.asarray(fitting)[names], grow_goals, held, grew)
+        reached, grew = _act(world, tables, inventory, state, names, action)
+        words = _achieved(tables, names, reached.held, grew)
         first = state.first_reached | _holds(words, state.goal[0])
         second = (state.goal[1] < 0) | _holds(words, jnp.maximum(state.goal[1], 0))
         success = first & second
         steps = state.steps + 1
-        reached = dataclasses.replace(
-            state,
-            kind=kind,
-            grown=state.grown | grew,
-            held=held,
-            on=on,
-            position=position,
-            agent=agent,
-            closed=grasping & ~jnp.any(eaten),
-            first_reached=first,
-            steps=steps,
-            history=_remember(state, names, rank, action, inventory, world.num_names),
-        )
         outcome = Outcome(
             reward=success.astype(jnp.float32),
             terminated=success,
             truncated=~success & (steps >= limit),
             achieved=_unpack(words, goals.size),
         )
-        return reached, outcome
+        return dataclasses.replace(reached, first_reached=first, steps=steps), outcome
 
     def observe(state: State) -> Observation:
         rank, _ = _rank(state.held)
@@ -180,6 +137,60 @@ def dynamics(world: World, goals: Goals, inventory: int, limit: int) -> Dynamics
         )
 
     return Dynamics(step, observe)
+
+
+def _act(
+    world: World, tables: _Tables, inventory: int, state: State, names, action
+) -> tuple[State, jax.Array]:
+    """Carries out a command: the scene after it, and what grew, bool [O]."""
+    slots = state.kind.shape[0]
+    relation = jnp.asarray(tables.relation)[names[:, None], names[None]]
+    present = state.kind >= 0
+    lying = present & ~state.held
+    place = action - slots - 1
+    rank, count = _rank(state.held)
+    released = state.held & jnp.where(
+        place == inventory, count > 1, (place >= 0) & (rank == place)
+    )
+    asked = lying & (jnp.arange(slots) == action - 1)
+    agent = _go(relation, lying, asked, state)
+
+    # Grasp: what is in reach, by slots, while there is a place.
+    grasping = (action == 0) & (count < inventory)
+    reach = lying & grasping & near(state.position, agent, state.size, AGENT_SIZE)
+    held = state.held | (reach & (_rank(reach)[0] + count < inventory))
+    position = jnp.where(held[:, None], agent, state.position)
+
+    sizes = state.size[:, None], state.size[None]
+    touching = near(position[:, None], position[None], *sizes)
+    touching &= present[:, None] & present[None] & ~jnp.eye(slots, dtype=bool)
+    grew, eaten = _growth(world, relation, touching, held, released)
+    if world.release_drops:
+        held &= ~released
+    if world.put_down_by_growth:
+        held &= ~(grew & jnp.asarray(tables.put_down)[names])
+    held &= ~eaten
+    size = state.size + jnp.where(grew, GROWTH, 0)
+    reached = dataclasses.replace(
+        state,
+        kind=jnp.where(eaten, -1, state.kind).astype(state.kind.dtype),
+        grown=state.grown | grew,
+        held=held,
+        on=present & ~eaten & ~held & near(position, agent, size, AGENT_SIZE),
+        position=position,
+        agent=agent,
+        closed=grasping & ~jnp.any(eaten),
+        history=_remember(state, names, rank, action, inventory, world.num_names),
+    )
+    return reached, grew
+
+
+def _go(relation, lying, asked, state: State) -> jax.Array:
+    """Where the agent goes: to the first thing lying whose name begins as asked."""
+    begins = asked[:, None] & ((relation & _BEGINS) > 0)
+    target = _first(lying & jnp.any(begins, 0))
+    there = jnp.sum(jnp.where(target[:, None], state.position, 0), 0)
+    return jnp.where(jnp.any(target), there, state.agent)
 
 
 def _growth(world, relation, touching, held, released):
@@ -242,10 +253,12 @@ def _first(chosen: jax.Array) -> jax.Array:
     return chosen & ~jnp.any(before, -1)
 
 
-def _achieved(fitting, grow_goals, held, grew) -> jax.Array:
+def _achieved(tables: _Tables, names, held, grew) -> jax.Array:
     """Goals that hold, as bits: uint32 [ceil(G / 32)]."""
+    grow_goals = tables.grow_goals
     held, grew = held[:, None], grew[:, None]
     counts = jnp.where(held, ~grow_goals, 0) | jnp.where(grew, grow_goals, 0)
+    fitting = jnp.asarray(tables.fitting)[names]
     return jax.lax.reduce(fitting & counts, np.uint32(0), jax.lax.bitwise_or, (0,))
 
 
