@@ -1,0 +1,336 @@
+"""Runs a study: every cell of a table, with every seed, one JSON each.
+
+    python -m experiments.evidence --out=runs/evidence --study=compare --jobs=2
+
+A cell is a method with some settings changed. Each of its seeds is a process of its
+own (`experiments.sac_glam` or `experiments.ppo_glam`), on its own cores, one at least;
+so the wall time it notes is that of a single run. What is there already is left alone
+and what was broken off goes on, so the same command may be given again and again.
+`experiments.compare_curves` makes tables and figures of the JSONs.
+
+A run leaves its workdir DIR/STUDY/runs/CELL-seedN, a log beside that, and
+DIR/STUDY/CELL-seedN.json:
+
+    {"study", "cell", "method", "seed", "scale", "overrides", "total_env_steps",
+     "curve": [{"env_steps", "seconds", "updates",
+                "success": {kind or "mean": share}, "test_success": the same}],
+     "summary": summary.json of the run, "devices", "versions", "git"}
+"""
+
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rljax.training import metrics
+from rljax.training.files import RunError, read_json, write_json
+
+
+class Cell(NamedTuple):
+    """A method with settings changed, and the seeds it is run with."""
+
+    method: str  # a key of MODULES
+    overrides: dict[str, Any]  # dotted key of the config -> value
+    seeds: tuple[int, ...]
+
+
+class Run(NamedTuple):
+    """One seed of a cell."""
+
+    study: str
+    cell: str
+    method: str
+    overrides: dict[str, Any]
+    seed: int
+    scale: str
+    total_env_steps: int | None  # None: what the scale says
+
+
+MODULES = {"ppo": "ppo_glam", "sac": "sac_glam"}
+REPORTED, THREE = (1, 2, 3, 4, 5), (1, 2, 3)
+TUNING = (100, 101)  # never reported
+
+# Grids of one size: the defaults, ten changes of one setting, three of two.
+STUDIES: dict[str, dict[str, Cell]] = {
+    "compare": {
+        "ppo": Cell("ppo", {}, REPORTED),
+        "sac": Cell("sac", {"loop.her_ratio": 0.0}, REPORTED),
+        "sac_her": Cell("sac", {}, REPORTED),
+    },
+    "ppo_grid": {
+        "default": Cell("ppo", {}, TUNING),
+        "lr_3e-4": Cell("ppo", {"agent.learning_rate": 3e-4}, TUNING),
+        "lr_3e-3": Cell("ppo", {"agent.learning_rate": 3e-3}, TUNING),
+        "entropy_0.001": Cell("ppo", {"agent.entropy_weight": 0.001}, TUNING),
+        "entropy_0.03": Cell("ppo", {"agent.entropy_weight": 0.03}, TUNING),
+        "epochs_2": Cell("ppo", {"loop.epochs": 2}, TUNING),
+        "epochs_8": Cell("ppo", {"loop.epochs": 8}, TUNING),
+        "rollout_8": Cell("ppo", {"loop.rollout_steps": 8}, TUNING),
+        "rollout_32": Cell("ppo", {"loop.rollout_steps": 32}, TUNING),
+        "scale_5": Cell("ppo", {"agent.reward_scale": 5.0}, TUNING),
+        "scale_20": Cell("ppo", {"agent.reward_scale": 20.0}, TUNING),
+        "lr_3e-4_epochs_8": Cell(
+            "ppo", {"agent.learning_rate": 3e-4, "loop.epochs": 8}, TUNING
+        ),
+        "lr_3e-3_epochs_2": Cell(
+            "ppo", {"agent.learning_rate": 3e-3, "loop.epochs": 2}, TUNING
+        ),
+        "rollout_32_entropy_0.03": Cell(
+            "ppo", {"loop.rollout_steps": 32, "agent.entropy_weight": 0.03}, TUNING
+        ),
+    },
+    "sac_grid": {
+        "default": Cell("sac", {}, TUNING),
+        "lr_3e-4": Cell("sac", {"agent.learning_rate": 3e-4}, TUNING),
+        "lr_3e-3": Cell("sac", {"agent.learning_rate": 3e-3}, TUNING),
+        "alpha_0.003": Cell("sac", {"agent.alpha": 0.003}, TUNING),
+        "alpha_0.03": Cell("sac", {"agent.alpha": 0.03}, TUNING),
+        "target_0.003": Cell("sac", {"agent.target_step": 0.003}, TUNING),
+        "target_0.03": Cell("sac", {"agent.target_step": 0.03}, TUNING),
+        "updates_2": Cell("sac", {"loop.updates_per_iteration": 2}, TUNING),
+        "updates_4": Cell("sac", {"loop.updates_per_iteration": 4}, TUNING),
+        "gamma_0.8": Cell("sac", {"loop.gamma": 0.8}, TUNING),
+        "gamma_0.95": Cell("sac", {"loop.gamma": 0.95}, TUNING),
+        "lr_3e-4_updates_4": Cell(
+            "sac",
+            {"agent.learning_rate": 3e-4, "loop.updates_per_iteration": 4},
+            TUNING,
+        ),
+        "lr_3e-3_alpha_0.003": Cell(
+            "sac", {"agent.learning_rate": 3e-3, "agent.alpha": 0.003}, TUNING
+        ),
+        "target_0.03_gamma_0.95": Cell(
+            "sac", {"agent.target_step": 0.03, "loop.gamma": 0.95}, TUNING
+        ),
+    },
+    # The defaults are her_ratio 0.5, n_step 3 and no warm-up.
+    "ablations": {
+        "default": Cell("sac", {}, THREE),
+        "her_0": Cell("sac", {"loop.her_ratio": 0.0}, THREE),
+        "her_0.25": Cell("sac", {"loop.her_ratio": 0.25}, THREE),
+        "her_0.8": Cell("sac", {"loop.her_ratio": 0.8}, THREE),
+        "n_step_1": Cell("sac", {"loop.n_step": 1}, THREE),
+        "warmup_500": Cell("sac", {"agent.warmup_updates": 500}, THREE),
+    },
+}  # fmt: skip
+
+
+def runs_of(
+    study: str, scale: str, total_env_steps: int | None, only: Sequence[str] = ()
+) -> list[Run]:
+    """The runs of a study: all cells of the first seed, then of the next.
+
+    Raises:
+      RunError: for a study or a cell there is none of.
+    """
+    if study not in STUDIES:
+        raise RunError(f"--study={study}: there are {', '.join(STUDIES)}")
+    cells = STUDIES[study]
+    for name in only:
+        if name not in cells:
+            raise RunError(f"--only={name}: {study} has {', '.join(cells)}")
+    runs = [
+        Run(study, name, cell.method, cell.overrides, seed, scale, total_env_steps)
+        for name, cell in cells.items()
+        for seed in cell.seeds
+        if name in (only or cells)
+    ]
+    return sorted(runs, key=lambda run: run.seed)
+
+
+def json_path(out: pathlib.Path, run: Run) -> pathlib.Path:
+    """Where the JSON of a run is."""
+    return out / run.study / f"{run.cell}-seed{run.seed}.json"
+
+
+def work_path(out: pathlib.Path, run: Run) -> pathlib.Path:
+    """The workdir of a run."""
+    return out / run.study / "runs" / f"{run.cell}-seed{run.seed}"
+
+
+def is_done(out: pathlib.Path, run: Run) -> bool:
+    """Whether the JSON is there.
+
+    Raises:
+      RunError: if it is of other settings.
+    """
+    path = json_path(out, run)
+    if not path.exists():
+        return False
+    record = read_json(path)
+    for name, asked in run._asdict().items():
+        if record[name] != asked:
+            raise RunError(
+                f"{path} has {name} {record[name]!r}, asked is {asked!r}: "
+                "take another --out, or remove the file and its run"
+            )
+    return True
+
+
+def command_of(out: pathlib.Path, run: Run) -> list[str]:
+    """The command line of a run."""
+    module = MODULES[run.method]
+    settings = {**run.overrides, "seed": run.seed}
+    if run.total_env_steps is not None:
+        settings["total_env_steps"] = run.total_env_steps
+    return [
+        sys.executable,
+        "-m",
+        f"experiments.{module}",
+        f"--config=experiments/configs/{module}.py:{run.scale}",
+        f"--workdir={work_path(out, run)}",
+        *(f"--config.{key}={value}" for key, value in settings.items()),
+    ]
+
+
+def curve_of(rows: Sequence[metrics.Row]) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl that hold an evaluation, sampled policy."""
+    curve = []
+    for row in rows:
+        panels = metrics.panels(row)
+        if "train_sampled" in panels:
+            curve.append(
+                {
+                    "env_steps": row["env_steps"],
+                    "seconds": row.get("timing_s/train", 0.0),
+                    "updates": row["updates"],
+                    "success": _with_mean(panels["train_sampled"]),
+                    "test_success": _with_mean(panels.get("test_sampled", {})),
+                }
+            )
+    return curve
+
+
+def _with_mean(success: Mapping[str, float]) -> dict[str, float]:
+    if not success:
+        return {}
+    return {**success, "mean": sum(success.values()) / len(success)}
+
+
+def record(out: pathlib.Path, run: Run) -> None:
+    """Writes the JSON of a finished run.
+
+    Raises:
+      RunError: if its curve is empty.
+    """
+    folder = work_path(out, run)
+    curve = curve_of(metrics.read_rows(folder / "metrics.jsonl"))
+    if not curve:
+        raise RunError(f"{folder}/metrics.jsonl holds no evaluation")
+    made = read_json(folder / "config.json")
+    write_json(
+        json_path(out, run),
+        {
+            **run._asdict(),
+            "curve": curve,
+            "summary": read_json(folder / "summary.json"),
+            **{name: made.get(name) for name in ("devices", "versions", "git")},
+        },
+    )
+
+
+class Driver:
+    """Runs processes, a few at a time, until all is done or a signal comes."""
+
+    def __init__(self, out: pathlib.Path, jobs: int, keep_checkpoints: bool):
+        """Deals the cores out to `jobs` workers."""
+        self.out, self.keep_checkpoints = out, keep_checkpoints
+        self.jobs = jobs
+        self.stopped = False
+        self.live: set[subprocess.Popen] = set()
+        self.shares: queue.Queue[list[int]] = queue.Queue()
+        cores: list[int] = []
+        if sys.platform == "linux":
+            cores = sorted(os.sched_getaffinity(0))
+        for worker in range(jobs):
+            self.shares.put(cores[worker::jobs] or cores)
+
+    def stop(self, number: int, frame: Any) -> None:
+        """Passes a signal on: runs save and end, and no other starts."""
+        self.stopped = True
+        for process in list(self.live):
+            process.send_signal(number)
+
+    def all(self, runs: Sequence[Run]) -> list[Run]:
+        """Runs them; gives those that failed."""
+        with concurrent.futures.ThreadPoolExecutor(
+            self.jobs, initializer=self._pin
+        ) as pool:
+            good = pool.map(self._one, runs)
+            return [run for run, fine in zip(runs, good, strict=True) if not fine]
+
+    def _pin(self) -> None:
+        # Of this thread alone; what it starts inherits it.
+        if share := self.shares.get():
+            os.sched_setaffinity(0, share)
+
+    def _one(self, run: Run) -> bool:
+        if self.stopped:
+            return True
+        name = f"{run.study}/{run.cell} seed {run.seed}"
+        folder = work_path(self.out, run)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        log = folder.with_name(f"{folder.name}.log")
+        print(f"begins   {name}: {' '.join(command_of(self.out, run)[1:])}", flush=True)
+        with log.open("a") as file:
+            # Its own session: a Ctrl-C reaches it once, through `stop`.
+            process = subprocess.Popen(
+                command_of(self.out, run), stdout=file, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
+            self.live.add(process)
+            code = process.wait()
+            self.live.discard(process)
+        if code == 0 and (folder / "summary.json").exists():
+            record(self.out, run)
+            if not self.keep_checkpoints:
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            print(f"done     {name}", flush=True)
+            return True
+        if self.stopped:
+            print(f"stopped  {name}; the same command goes on", flush=True)
+            return True
+        tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-5:])
+        print(f"failed   {name} with code {code}, see {log}:\n  {tail}", flush=True)
+        return False
+
+
+def main() -> int:
+    """Runs what is missing; 0 if all is done."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="DIR")
+    parser.add_argument("--study", required=True, help=", ".join(STUDIES))
+    parser.add_argument("--only", default="", help="cells, with commas; all if empty")
+    parser.add_argument("--scale", default="playground", help="of the configs")
+    parser.add_argument("--total_env_steps", type=int, help="in place of the scale's")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--keep_checkpoints", action="store_true")
+    given = parser.parse_args()
+    if given.jobs < 1:
+        parser.error(f"--jobs is {given.jobs}; it must be at least 1")
+    try:
+        only = [name for name in given.only.split(",") if name]
+        runs = runs_of(given.study, given.scale, given.total_env_steps, only)
+        missing = [run for run in runs if not is_done(given.out, run)]
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{given.study}: {len(runs)} runs, {len(missing)} of them to do", flush=True)
+    driver = Driver(given.out, given.jobs, given.keep_checkpoints)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, driver.stop)
+    failed = driver.all(missing)
+    return 1 if failed or driver.stopped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
