@@ -128,7 +128,8 @@ def band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     seeds = len(curves)
     drawn = rng.integers(0, seeds, (RESAMPLES, seeds))
     # How often each seed is drawn: one product in place of all resampled curves.
-    counts = (drawn[..., None] == np.arange(seeds)).sum(1)
+    places = drawn + seeds * np.arange(RESAMPLES)[:, None]
+    counts = np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape)
     means = counts @ curves / seeds
     low, high = np.percentile(means, [2.5, 97.5], axis=0)
     return low, high
