@@ -115,7 +115,7 @@ def train(
 
 def _keep_compiled() -> None:
     """Keeps compiled programs on disk, unless told where: resumes start at once."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = pathlib.Path.home() / ".cache" / "rljax-xla"
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
