@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rljax.types import PyTree
 
@@ -78,12 +79,25 @@ def pmap(num_devices: int | None = None) -> Parallel:
             f"pmap over {count} devices, but {len(devices)} are at hand: {devices}"
         )
 
+    mesh = jax.sharding.Mesh(np.array(devices[:count]), (AXIS,))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    dealt = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
     def compile_(program: Program) -> Program:
         # No stacked copies of the shared state: in and out with no leading axis.
-        return jax.pmap(
+        mapped = jax.pmap(
             program, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0, None),
             donate_argnums=(0, 1), devices=devices[:count],
         )  # fmt: skip
+
+        def call(shared: PyTree, local: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+            # Laid out as pmap gives them back, or the second call compiles again.
+            # What lies there already stays where it is.
+            return mapped(
+                jax.device_put(shared, everywhere), jax.device_put(local, dealt)
+            )
+
+        return call
 
     return Parallel(AXIS, count, compile_, lambda make: _stack(make, count))
 
