@@ -116,7 +116,9 @@ def make_task(config: Any, command_filter: make.CommandFilter | None = None) -> 
     size = pick(SIZES, config.model.size, "model.size")(len(tokens))
     width = config.model.head_width
     _within(width, AT_LEAST_ONE, "model.head_width")
-    policy = networks.make(size, tokens.eos_token_id, (width, width))
+    std = config.model.head_std
+    _within(std, POSITIVE, "model.head_std")
+    policy = networks.make(size, tokens.eos_token_id, (width, width), std)
     warm = typed(config.warm_start, warm_start.Config, WARM_LIMITS, "warm_start")
     policy = warm_start.warm_start(policy, env, tokens.eos_token_id, warm)
 

@@ -37,16 +37,24 @@ class Networks(NamedTuple):
     logits: Callable[[Params, Tokens], jax.Array]
 
 
-def make(config: ModelConfig, eos_id: int, head_widths: Sequence[int]) -> Networks:
+def make(
+    config: ModelConfig,
+    eos_id: int,
+    head_widths: Sequence[int],
+    head_std: float = 0.5,
+) -> Networks:
     """A decoder with heads.
 
     Args:
       config: the decoder's settings.
       eos_id: token whose log-probability ends every command.
       head_widths: inner layers of the Q and V heads.
+      head_std: of the heads' last layers at first, over sqrt(fan-in). The gradient a
+        head sends into a trunk it shares is as large as these weights: where they
+        start at 0.01 the critic is long drowned by the actor.
     """
     decoder = Decoder(config)
-    head = Head(tuple(head_widths))
+    head = Head(tuple(head_widths), head_std)
 
     def init_trunk(key):
         ids = jnp.zeros((1, 2), jnp.int32)
