@@ -129,6 +129,7 @@ def fixed_rows(rounds: int) -> list[common.Row]:
             "skip": forward(one_sequence_each(many, config, True), params, many),
         },
         rounds,
+        warm=["trie"],
     )
     learn = common.interleave(
         {
@@ -136,6 +137,7 @@ def fixed_rows(rounds: int) -> list[common.Row]:
             "each": forward_backward(one_sequence_each(many, config), params, many),
         },
         rounds,
+        warm=["trie"],
     )
     return [
         common.speedup("forward_42", slow, "trie", "each", 20),
@@ -159,6 +161,7 @@ def world_b_rows(rounds: int) -> list[common.Row]:
             "rows": forward(cached_prompt(states, config), params, states),
         },
         rounds,
+        warm=["trie"],
     )
     learn = common.interleave(
         {
@@ -166,6 +169,7 @@ def world_b_rows(rounds: int) -> list[common.Row]:
             "each": forward_backward(one_sequence_each(states, config), params, states),
         },
         rounds,
+        warm=["trie"],
     )
     return [
         common.speedup("forward_world_b", times, "trie", "each", None),

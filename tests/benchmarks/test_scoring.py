@@ -70,6 +70,7 @@ def test_ratios_by_hand(tmp_path, capsys):
 
 def test_interleaved_turns():
     calls = []
-    times = common.interleave({k: lambda k=k: calls.append(k) for k in "ab"}, rounds=3)
-    assert calls == list("ab" * 4)  # one to compile, then three turns
+    runs = {k: lambda k=k: calls.append(k) for k in "ab"}
+    times = common.interleave(runs, rounds=3, warm="a")
+    assert calls == list("ab" + "aab" * 3)  # one to compile, then three turns
     assert {k: len(v) for k, v in times.items()} == {"a": 3, "b": 3}
