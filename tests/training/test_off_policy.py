@@ -1,7 +1,8 @@
 """The compiled off-policy loop on Playground-Text, asked what it did.
 
-One program is compiled for all tests, which look at what it left behind. Environments follow a rule of their user: nothing is put down by an agent
-that stands on something.
+One program is compiled for all tests, which look at what it left behind. Its
+environments follow a rule of their user: nothing is put down by an agent that stands
+on something.
 """
 
 import collections
