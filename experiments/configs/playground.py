@@ -16,7 +16,7 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.seed = 0
     config.parallel = "jit"  # jit: one device; pmap: data parallel
     config.num_devices = 0  # of pmap; 0 takes all there are
-    config.total_env_steps = 250_000
+    config.total_env_steps = 200_000
     config.resume = "auto"  # auto, never, or the update to go on from
 
     config.env = config_dict.ConfigDict()

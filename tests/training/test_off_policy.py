@@ -1,8 +1,8 @@
 """The compiled off-policy loop on Playground-Text, asked what it did.
 
-One program is compiled for all tests, which look at what it left behind. Its
-environments follow a rule of their user: nothing is put down by an agent that stands
-on something.
+One program is compiled for one device and one for eight; the tests look at what they
+left behind. Environments follow a rule of their user: nothing is put down by an agent
+that stands on something.
 """
 
 import collections
@@ -142,6 +142,11 @@ def machine(setting: Setting, parallel: devices.Parallel) -> Machine:
 @pytest.fixture(scope="module")
 def one(setting):
     return machine(setting, devices.jit())
+
+
+@pytest.fixture(scope="module")
+def eight(setting):
+    return machine(setting, devices.pmap(8))
 
 
 class Episode(NamedTuple):
@@ -425,8 +430,49 @@ def test_a_filter_that_leaves_no_command_is_told_at_the_start():
     assert "You see:" in str(raised.value)
 
 
+def as_on_one(local, count: int):
+    """What the environments of all devices see, do and remember, in their order."""
+    length = local.episodes.length.reshape(-1)
+    seen = jax.tree.map(
+        lambda x: np.asarray(x).reshape(ENVS, *x.shape[1 + (count > 1) :]),
+        (local.obs, local.envs.states, local.envs.next, local.episodes.action),
+    )
+    return seen, np.asarray(length)
+
+
 def assert_same(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def test_eight_devices_do_as_one(eight, past):
+    state, local = eight.init()
+    names = np.asarray(local.obs.names).reshape(ENVS, -1)
+    assert len({tuple(row) for row in names.tolist()}) == ENVS
+    metrics = {}
+    for number in range(1, 13):  # random play
+        state, local, metrics = eight.call(state, local)
+        assert_same(as_on_one(local, 8), as_on_one(past.locals[number], 1))
+        assert metrics["env_steps"] == ENVS * number
+        assert metrics["replay/original_size"] == past.locals[number].original.size
+    assert metrics["updates"] == 0
+    for _ in range(13, 41):
+        state, local, metrics = eight.call(state, local)
+    assert metrics["env_steps"] == 40 * ENVS and 5 < metrics["updates"] < 20
+    assert np.isfinite(metrics["critic/loss"])
+    assert np.isclose(metrics["replay/hindsight_share"], 0.5, atol=0.4)
+    assert metrics["replay/original_size"] == local.original.size.sum()
+    assert len({tuple(np.ravel(x)) for x in np.asarray(local.obs.names)}) == ENVS
+    assert len(eight.traced) == 1
+
+
+def test_goes_on_with_eight_devices(eight, past):
+    """Where one device stopped; random play does not notice."""
+    local = off_policy.redistribute(past.locals[12], 1, 8)
+    state = jax.tree.map(jnp.asarray, past.states[12])
+    for number in range(13, 19):
+        state, local, _ = eight.call(state, local)
+        assert_same(as_on_one(local, 8), as_on_one(past.locals[number], 1))
+    assert len(eight.traced) == 1
 
 
 def test_redistributed_and_back(past):
