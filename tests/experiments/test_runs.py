@@ -279,7 +279,7 @@ def test_the_scale_itself_is_not_refused(main, method):
         (
             "sac_glam",
             "loop.n_step=19",
-            "loop.n_step is 19: it must be at most env.limit, 18",
+            "loop.n_step is 19: it must be at most env.limit, 17",
         ),
         (
             "sac_glam",
