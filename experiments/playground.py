@@ -21,7 +21,7 @@ from rljax.envs.base import Env, check_commands
 from rljax.envs.playground import goals as goals_lib
 from rljax.envs.playground import make, pieces, recipes, render, worlds
 from rljax.models import config as model_config
-from rljax.policy import networks
+from rljax.policy import networks, score
 from rljax.rollout.unroll import environment_keys
 from rljax.text import rendering, tokenizer, trie
 from rljax.training import evaluate, warm_start
@@ -34,6 +34,7 @@ SIZES = {
     "small": model_config.small,
     "base": model_config.base,
 }
+READ_Q = {"path": score.q_of_path, "last_node": score.q_of_last_node}
 WARM_LIMITS = {
     "updates": Limit(0),
     "num_envs": AT_LEAST_ONE,
@@ -118,7 +119,8 @@ def make_task(config: Any, command_filter: make.CommandFilter | None = None) -> 
     _within(width, AT_LEAST_ONE, "model.head_width")
     std = config.model.head_std
     _within(std, POSITIVE, "model.head_std")
-    policy = networks.make(size, tokens.eos_token_id, (width, width), std)
+    read_q = pick(READ_Q, config.model.read_q, "model.read_q")
+    policy = networks.make(size, tokens.eos_token_id, (width, width), std, read_q)
     warm = typed(config.warm_start, warm_start.Config, WARM_LIMITS, "warm_start")
     policy = warm_start.warm_start(policy, env, tokens.eos_token_id, warm)
 

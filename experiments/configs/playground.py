@@ -33,6 +33,7 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.model.size = "tiny"
     config.model.tokenizer = ""  # a Hugging Face folder; empty: words of the world
     config.model.head_width = 128  # of the Q or V head
+    config.model.read_q = "path"  # Q of a command: from all its tokens, or last_node
     config.model.head_std = 0.5  # of its last layer's first weights, over sqrt(fan-in)
 
     # Pretraining on text from random play, before learning; 0 updates: none.

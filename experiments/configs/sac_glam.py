@@ -73,6 +73,7 @@ def get_config(scale: str = "quickstart") -> config_dict.ConfigDict:
         config.model.size = "small"
         config.model.head_width = 1_024
         config.critic_error = "squared_error"
+        config.model.read_q = "last_node"
         config.agent.learning_rate = 1e-4
         config.agent.alpha = 0.05  # exp(-3), annealed as there
         config.agent.alpha_decay = 1e-3

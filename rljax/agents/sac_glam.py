@@ -2,8 +2,9 @@
 
 Source: Gaven et al., 2024 (arXiv:2410.12481). The policy is the language model: the
 probability of a command is its tokens' probability, renormalised over the admissible
-commands. The critic reads one scalar per command from the hidden state of the
-command's last token. With pi and Q over the admissible commands A(s),
+commands. The critic gives one scalar per command, read from the hidden states of the
+command's tokens (`policy.score` has how). With pi and Q over the admissible commands
+A(s),
 
     y        = scale * R + discount * V(s')
     V(s')    = sum_a' pi(a'|s') [Q'(s', a') - c alpha log pi(a'|s')]

@@ -1,5 +1,6 @@
 """Trunk and heads as pure functions, bundled for the agents."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,9 @@ from rljax.models.heads import Head
 from rljax.policy import score
 from rljax.types import Key, Params, Tokens, Trie
 
+# (head [..., D] -> [...], hidden [B, 1 + N, D], tries [B]) -> raw Q [B, A].
+ReadQ = Callable[[Callable[[jax.Array], jax.Array], jax.Array, Trie], jax.Array]
+
 
 class Networks(NamedTuple):
     """What an agent calls. Shapes: N trie nodes, A commands, D width.
@@ -22,7 +26,7 @@ class Networks(NamedTuple):
       init_v: key -> weights of a V head.
       encode: (trunk, prompts [B], tries [B]) -> hidden [B, 1 + N, D].
       log_policy: (trunk, hidden, tries) -> log pi [B, A], -inf rules a command out.
-      q: (head, hidden, tries) -> raw Q [B, A], from each command's last node.
+      q: (head, hidden, tries) -> raw Q [B, A], one scalar a command.
       v: (head, hidden) -> V [B], from the prompt's last token.
       logits: (trunk, texts [B]) -> next-token logits [B, T, V].
     """
@@ -42,6 +46,7 @@ def make(
     eos_id: int,
     head_widths: Sequence[int],
     head_std: float = 0.5,
+    read_q: ReadQ = score.q_of_path,
 ) -> Networks:
     """A decoder with heads.
 
@@ -52,6 +57,8 @@ def make(
       head_std: of the heads' last layers at first, over sqrt(fan-in). The gradient a
         head sends into a trunk it shares is as large as these weights: where they
         start at 0.01 the critic is long drowned by the actor.
+      read_q: how a command's Q comes of the Q head and the command's nodes:
+        `score.q_of_path` or `score.q_of_last_node`.
     """
     decoder = Decoder(config)
     head = Head(tuple(head_widths), head_std)
@@ -86,8 +93,8 @@ def make(
         init_v=jax.jit(init_head),
         encode=lambda trunk, prompt, trie: score.encode(decoder, trunk, prompt, trie),
         log_policy=log_policy,
-        q=lambda params, hidden, trie: apply_head(
-            params, score.command_hidden(hidden, trie)
+        q=lambda params, hidden, trie: read_q(
+            functools.partial(apply_head, params), hidden, trie
         ),
         v=lambda params, hidden: apply_head(params, hidden[:, 0]),
         logits=logits,

@@ -9,6 +9,7 @@ Shape letters of `rljax.types`: B batch, P prompt tokens, N nodes, A commands,
 L tokens of a command, D width, V vocabulary.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import chex
@@ -113,13 +114,8 @@ def command_log_probs(
     batch = jnp.arange(len(hidden))[:, None]
     node = logits[batch, source, trie.ids] - normalizer[batch, source]  # [B, N]
     end = logits[..., eos_id] - normalizer  # [B, 1 + N]
-    terms = jnp.where(trie.mask, node, 0.0)
-    zero = jnp.zeros_like(terms[:, :1])
-    # A node beyond the budget is N + 1: past the zero at N, so it reads as NaN.
-    terms = jnp.concatenate([terms, zero, zero + jnp.nan], axis=1)
-    of_path = jnp.take_along_axis(terms[:, None], trie.path, axis=2)
     of_end = jnp.take_along_axis(end[:, 1:], _safe_last(trie), axis=1)
-    total = jnp.sum(of_path, axis=-1) + of_end
+    total = _over_path(node, trie) + of_end
     return jnp.where(trie.command_mask, total, -jnp.inf)
 
 
@@ -152,6 +148,56 @@ def command_hidden(hidden: jax.Array, trie: Trie) -> jax.Array:
     """
     chex.assert_rank([hidden, trie.last], [3, 2])
     return jnp.take_along_axis(hidden[:, 1:], _safe_last(trie)[..., None], axis=1)
+
+
+def q_of_last_node(
+    head: Callable[[jax.Array], jax.Array], hidden: jax.Array, trie: Trie
+) -> jax.Array:
+    """Q(s, a) = head(h at the last token of a).
+
+    As in the authors' later code (Gaven et al., 2025, arXiv:2502.07709), which reads
+    one scalar from one hidden state.
+
+    Args:
+      head: [..., D] -> [...].
+      hidden: [B, 1 + N, D], from `encode`.
+      trie: a batch of tries.
+
+    Returns:
+      [B, A]; anything where there is no command.
+    """
+    return head(command_hidden(hidden, trie))
+
+
+def q_of_path(
+    head: Callable[[jax.Array], jax.Array], hidden: jax.Array, trie: Trie
+) -> jax.Array:
+    """Q(s, a) = sum_j head(h at token j of a): each token of a command adds its share.
+
+    Built like the policy's score, a sum over the tokens, and for the same reason:
+    "red" is judged where "red" is read, so what was learnt of it in "Go to red cat"
+    serves "Go to red door". From the last token alone the critic has to find the
+    conjunction first; docs/results/sac_glam.md has what that costs.
+
+    Args:
+      head: see `q_of_last_node`.
+      hidden: see `q_of_last_node`.
+      trie: see `q_of_last_node`.
+
+    Returns:
+      [B, A]; 0 where there is no command, NaN for one that did not fit into the
+      trie's nodes.
+    """
+    return _over_path(head(hidden[:, 1:]), trie)
+
+
+def _over_path(terms: jax.Array, trie: Trie) -> jax.Array:
+    """Sums what the nodes [B, N] say over each command's path, [B, A]."""
+    terms = jnp.where(trie.mask, terms, 0.0)
+    zero = jnp.zeros_like(terms[:, :1])
+    # A node beyond the budget is N + 1: past the zero at N, so it reads as NaN.
+    terms = jnp.concatenate([terms, zero, zero + jnp.nan], axis=1)
+    return jnp.sum(jnp.take_along_axis(terms[:, None], trie.path, axis=2), axis=-1)
 
 
 def _safe_last(trie: Trie) -> jax.Array:

@@ -78,12 +78,19 @@ def packed(p, prompt, commands):
     tries = jax.vmap(lambda c: trie.build(c, N))(commands)
     hidden = score.encode(DECODER, p, prompt, tries)
     logp = score.command_log_probs(unembedding(p, CONFIG), hidden, tries, EOS)
-    return logp, score.command_hidden(hidden, tries)
+    last = score.command_hidden(hidden, tries)
+    return logp, last, score.q_of_path(head, hidden, tries)
+
+
+def head(hidden):
+    return jnp.sum(jnp.sin(hidden), axis=-1)
 
 
 @jax.jit
 def one_sequence_each(p, ids, start, length):
-    """log p of ids[start:length], and the last hidden state; rows are commands."""
+    """log p of ids[start:length], the last hidden state, the sum of the command's
+    `head`; rows are commands.
+    """
     size = P + L + 1
     causal = jnp.tril(jnp.ones((size, size), bool))
     causal = jnp.broadcast_to(causal, (len(ids), size, size))
@@ -94,7 +101,9 @@ def one_sequence_each(p, ids, start, length):
     place = jnp.arange(1, P + L + 1)
     scored = (place >= start[:, None]) & (place < length[:, None])
     last = hidden[jnp.arange(len(ids)), length - 2]  # before the end token
-    return jnp.sum(jnp.where(scored, picked, 0.0), axis=1), last
+    of_command = scored[:, :-1] & (place[:-1] < length[:, None] - 1)
+    q = jnp.sum(jnp.where(of_command, head(hidden[:, 1:-1]), 0.0), axis=1)
+    return jnp.sum(jnp.where(scored, picked, 0.0), axis=1), last, q
 
 
 def reference(p, prompt, commands):
@@ -108,9 +117,9 @@ def reference(p, prompt, commands):
             row = [*text, *commands.ids[i, a, : commands.length[i, a]], EOS]
             ids[i * A + a, : len(row)] = row
             start[i * A + a], length[i * A + a] = len(text), len(row)
-    logp, last = one_sequence_each(p, ids, start, length)
+    logp, last, q = one_sequence_each(p, ids, start, length)
     logp = jnp.where(commands.mask, logp.reshape(b, A), -jnp.inf)
-    return logp, last.reshape(b, A, HIDDEN)
+    return logp, last.reshape(b, A, HIDDEN), q.reshape(b, A)
 
 
 CASES = {
@@ -126,10 +135,12 @@ CASES = {
 def test_equals_one_sequence_for_each_command(name):
     p, prompt, commands = params(), prompts(3), stack(CASES[name])
     mask = np.asarray(commands.mask)
-    logp, last = packed(p, prompt, commands)
-    expected, expected_last = reference(p, prompt, commands)
+    logp, last, q = packed(p, prompt, commands)
+    expected, expected_last, expected_q = reference(p, prompt, commands)
     np.testing.assert_allclose(logp, expected, rtol=1e-5, atol=2e-5)
     np.testing.assert_allclose(last[mask], expected_last[mask], atol=2e-5)
+    np.testing.assert_allclose(q[mask], expected_q[mask], rtol=1e-5, atol=1e-4)
+    np.testing.assert_array_equal(q[~mask], 0.0)
 
 
 @pytest.mark.parametrize("name", ["prefixes", "random_0", "largest"])
@@ -138,11 +149,12 @@ def test_gradients_equal_those_of_one_sequence_for_each_command(name):
     weights = jnp.asarray(np.random.default_rng(1).standard_normal((3, A)))
 
     def loss(run, p):
-        scores, last = run(p, prompt, commands)
+        scores, last, q = run(p, prompt, commands)
         log_pi = score.log_policy(scores, commands.mask)
         log_pi = jnp.where(commands.mask, log_pi, 0.0)
         last = jnp.where(commands.mask[..., None], last, 0.0)
-        return jnp.sum(weights * log_pi) + jnp.sum(jnp.sin(last))
+        q = jnp.where(commands.mask, weights * q, 0.0)
+        return jnp.sum(weights * log_pi) + jnp.sum(jnp.sin(last)) + jnp.sum(q)
 
     actual = jax.grad(lambda p: loss(packed, p))(p)
     expected = jax.grad(lambda p: loss(reference, p))(p)
@@ -150,9 +162,19 @@ def test_gradients_equal_those_of_one_sequence_for_each_command(name):
     chex.assert_trees_all_close(actual, expected, rtol=2e-3, atol=2e-4)
 
 
+def test_q_of_the_last_node_reads_only_that():
+    p, prompt, commands = params(), prompts(3), stack(CASES["prefixes"])
+    tries = jax.vmap(lambda c: trie.build(c, N))(commands)
+    hidden = score.encode(DECODER, p, prompt, tries)
+    q = score.q_of_last_node(head, hidden, tries)
+    _, last, _ = reference(p, prompt, commands)
+    mask = np.asarray(commands.mask)
+    np.testing.assert_allclose(q[mask], head(last)[mask], rtol=1e-5, atol=1e-4)
+
+
 def test_padding_does_not_matter():
     p, prompt, commands = params(), prompts(3), stack(CASES["prefixes"])
-    logp, _ = packed(p, prompt, commands)
+    logp, *_ = packed(p, prompt, commands)
     place = np.arange(P)
     junk = jnp.where(place < prompt.length[:, None], prompt.ids, 8 - prompt.ids)
     pad = jnp.arange(L) >= commands.length[..., None]
@@ -164,7 +186,7 @@ def test_slots_may_come_in_any_order():
     p, prompt, commands = params(), prompts(3), stack(CASES["prefixes"])
     order = np.array([4, 2, 5, 0, 3, 1])
     moved = Commands(*(x[:, order] for x in commands))
-    logp, _ = packed(p, prompt, commands)
+    logp, *_ = packed(p, prompt, commands)
     np.testing.assert_allclose(
         packed(p, prompt, moved)[0], logp[:, order], rtol=1e-5, atol=2e-5
     )
@@ -172,7 +194,7 @@ def test_slots_may_come_in_any_order():
 
 def test_probabilities_of_all_texts_sum_to_at_most_one():
     # Commands are distinct events, each closed by its end: never more than 1 in all.
-    logp, _ = packed(params(), prompts(3), stack(CASES["prefixes"]))
+    logp, *_ = packed(params(), prompts(3), stack(CASES["prefixes"]))
     assert (np.exp(logp).sum(axis=1) < 1).all()
 
 
@@ -188,11 +210,12 @@ def test_vmap_over_ensembles_of_weights():
 
 def test_a_command_beyond_the_node_budget_is_nan():
     commands = stack([[*LARGEST, [8]], [[GRASP]], [[GO]]])  # 17 nodes of 16
-    logp, _ = packed(params(), prompts(3), commands)
+    logp, _, q = packed(params(), prompts(3), commands)
     # By depth then command, the last node is that of LARGEST[3]'s last token.
-    np.testing.assert_array_equal(
-        np.isnan(logp[0]), [False, False, False, True, False, False]
-    )
+    for value in (logp, q):
+        np.testing.assert_array_equal(
+            np.isnan(value[0]), [False, False, False, True, False, False]
+        )
     assert np.isfinite(logp[1, 0])
 
 
@@ -208,7 +231,7 @@ def test_gradients_are_finite_on_masked_rows():
     commands = stack([BEETS, [[], [GO]], []])  # the last state allows nothing
 
     def loss(p):
-        scores, _ = packed(p, prompt, commands)
+        scores, *_ = packed(p, prompt, commands)
         log_pi = score.log_policy(scores, commands.mask)
         return jnp.sum(jnp.where(commands.mask, log_pi, 0.0))
 
