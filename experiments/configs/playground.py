@@ -16,7 +16,7 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.seed = 0
     config.parallel = "jit"  # jit: one device; pmap: data parallel
     config.num_devices = 0  # of pmap; 0 takes all there are
-    config.total_env_steps = 200_000
+    config.total_env_steps = 64_000
     config.resume = "auto"  # auto, never, or the update to go on from
 
     config.env = config_dict.ConfigDict()
@@ -43,7 +43,7 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.warm_start.learning_rate = 1e-3
 
     config.eval = config_dict.ConfigDict()
-    config.eval.every_env_steps = 50_000
+    config.eval.every_env_steps = 12_800
     config.eval.scenes = 128  # per kind of goal, while training
     config.eval.final_scenes = 500  # per kind of goal, before and after
     config.eval.seed = 10_007  # of the panels; not the run's seed
@@ -66,6 +66,7 @@ def shared(scale: str) -> config_dict.ConfigDict:
         config.env.sequences = True
         config.env.history = 6
         config.env.limit = 16
-        config.total_env_steps = 1_000_000
-        config.eval.every_env_steps = 100_000
+        config.total_env_steps = 102_400
+        config.eval.scenes = 64
+        config.eval.final_scenes = 128
     return config

@@ -268,11 +268,8 @@ def _step(
     kind = jax.vmap(env.goal_kind)(step.reached.goal)
     episodes = tally.count_episodes(episodes, step, kind, seen.length)
 
-    stuck = ~jnp.any(jnp.isfinite(action.log_pi), axis=-1)
-    first = jax.tree.map(lambda x: x[jnp.argmax(stuck)], local.obs)
-    news = (local.stuck == 0) & jnp.any(stuck)
     local = dataclasses.replace(
-        local,
+        tally.note_stuck(local, action.log_pi, local.obs),
         envs=envs,
         obs=step.obs,
         episodes=transitions.clear(seen, ended),
@@ -281,10 +278,6 @@ def _step(
         counts=counts,
         key=key,
         env_steps=local.env_steps + config.num_envs,
-        stuck=local.stuck + jnp.sum(stuck, dtype=jnp.int32),
-        stuck_obs=jax.tree.map(
-            lambda new, old: jnp.where(news, new, old), first, local.stuck_obs
-        ),
     )
     return local, episodes
 

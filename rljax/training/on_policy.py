@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rljax.agents import ppo_glam
-from rljax.agents.base import Action, Agent
+from rljax.agents.base import Agent
 from rljax.envs import base
 from rljax.rollout.unroll import (
     Trajectory,
@@ -241,8 +241,9 @@ def _collect(
     (episodes, length), _ = jax.lax.scan(
         count, (episodes, local.length), trajectory.step
     )
+    met = merge_leading(trajectory)
     local = dataclasses.replace(
-        _note_stuck(local, trajectory.action, trajectory.obs),
+        tally.note_stuck(local, met.action.log_pi, met.obs),
         envs=envs,
         obs=obs,
         length=length,
@@ -250,20 +251,6 @@ def _collect(
         env_steps=local.env_steps + config.num_envs * config.rollout_steps,
     )
     return local, episodes, batch
-
-
-def _note_stuck(local: Local, action: Action, obs: Observation) -> Local:
-    stuck = ~jnp.any(jnp.isfinite(action.log_pi), axis=-1).reshape(-1)
-    where = jnp.argmax(stuck)
-    first = jax.tree.map(lambda x: x[where], merge_leading(obs))
-    news = (local.stuck == 0) & jnp.any(stuck)
-    return dataclasses.replace(
-        local,
-        stuck=local.stuck + jnp.sum(stuck, dtype=jnp.int32),
-        stuck_obs=jax.tree.map(
-            lambda new, old: jnp.where(news, new, old), first, local.stuck_obs
-        ),
-    )
 
 
 def _learn(

@@ -1,12 +1,14 @@
 """Counts kept inside a compiled call, and the metrics made of them at its end."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rljax.types import Metrics, TimeStep
+from rljax.types import Metrics, Observation, TimeStep
 
 
 @flax.struct.dataclass
@@ -66,6 +68,29 @@ def episode_metrics(
         metrics[f"rollout/success_{kind}"] = tally.succeeded[index] / ended[index]
         metrics[f"rollout/length_{kind}"] = tally.steps[index] / ended[index]
     return metrics
+
+
+def note_stuck(local: Any, log_pi: jax.Array, obs: Observation) -> Any:
+    """Counts the states that admit no command, and keeps the first of them.
+
+    Args:
+      local: a device's own state, a dataclass with `stuck` and `stuck_obs`.
+      log_pi: -inf rules a command out, float [N, A].
+      obs: leaves [N, ...].
+
+    Returns:
+      `local` with those two brought up to date.
+    """
+    stuck = ~jnp.any(jnp.isfinite(log_pi), axis=-1)
+    first = jax.tree.map(lambda x: x[jnp.argmax(stuck)], obs)
+    news = (local.stuck == 0) & jnp.any(stuck)
+    return dataclasses.replace(
+        local,
+        stuck=local.stuck + jnp.sum(stuck, dtype=jnp.int32),
+        stuck_obs=jax.tree.map(
+            lambda new, old: jnp.where(news, new, old), first, local.stuck_obs
+        ),
+    )
 
 
 def mean_over_updates(sums: Metrics, count: jax.Array) -> Metrics:
