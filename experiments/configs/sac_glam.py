@@ -61,6 +61,7 @@ def get_config(scale: str = "quickstart") -> config_dict.ConfigDict:
     if scale == "smoke":
         config.loop.num_envs = 8
         config.loop.batch_size = 8
+        config.loop.updates_per_iteration = 1
         config.loop.iterations_per_call = 8
         config.loop.capacity = 512
         config.loop.relabelled_capacity = 512
@@ -84,6 +85,7 @@ def get_config(scale: str = "quickstart") -> config_dict.ConfigDict:
         config.agent.actor_weight = 1.0
         config.loop.num_envs = 32
         config.loop.steps_per_iteration = 2
+        config.loop.updates_per_iteration = 1
         config.loop.batch_size = 256
         config.loop.capacity = 500_000
         config.loop.relabelled_capacity = 500_000

@@ -26,6 +26,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 MAINS = {"sac_glam": sac_glam.main, "ppo_glam": ppo_glam.main}
 STEPS = 1_024  # of every run here: 16 calls of the smoke scale
 CALLS = 16
+# Each is killed twice; RLJAX_KILLED_RUNS=10 pytest -k killed_twice kills 20 times.
+KILLED_RUNS = int(os.environ.get("RLJAX_KILLED_RUNS", "1"))
 
 
 def words(method: str, path: pathlib.Path) -> list[str]:
@@ -178,9 +180,10 @@ def test_a_finished_run_goes_on_and_says_so(whole):
     assert rows(path) == before and evaluations(path) == files
 
 
-def test_killed_twice_and_gone_on_with_is_the_same_run(whole, tmp_path, target):
+@pytest.mark.parametrize("seed", range(7, 7 + KILLED_RUNS))
+def test_killed_twice_and_gone_on_with_is_the_same_run(whole, tmp_path, target, seed):
     """SIGKILL a moment after a random row, amid a call, an evaluation or a save."""
-    path, rng = tmp_path / "run", np.random.default_rng(7)
+    path, rng = tmp_path / "run", np.random.default_rng(seed)
     for low, high in ((2, 7), (9, 12)):
         process = start("sac_glam", path)
         wait_for_rows(path, int(rng.integers(low, high)), process)
