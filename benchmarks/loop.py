@@ -53,8 +53,14 @@ class Setting(NamedTuple):
 
 
 def setting() -> Setting:
-    """World, model and sizes of `:quickstart`."""
+    """World, model and sizes of `:quickstart`, at one update a vector step.
+
+    More updates are more of the same program, which both loops call: they would hide
+    what a host costs.
+    """
     config = configs.get_config("quickstart")
+    config.loop.updates_per_iteration = 1
+    config.loop.iterations_per_call = 25
     task = playground.make_task(config)
     loop_config = typed(config.loop, off_policy.Config, LOOP_LIMITS, "loop")
     agent_config = typed(config.agent, sac_glam.Config, AGENT_LIMITS, "agent")
