@@ -58,10 +58,12 @@ REPORTED, THREE = (1, 2, 3, 4, 5), (1, 2, 3)
 TUNING = (100, 101)  # never reported
 
 
-def _tuned(method: str, changes: dict[str, Any]) -> Cell:
-    """A cell of a grid: looked at often, without the long panels at the end."""
+def _short(
+    method: str, changes: dict[str, Any], seeds: tuple[int, ...] = TUNING
+) -> Cell:
+    """A cell of short runs: looked at often, without the long panels at the end."""
     often = {"eval.every_env_steps": 6_400, "eval.final_scenes": 64}
-    return Cell(method, changes | often, TUNING)
+    return Cell(method, changes | often, seeds)
 
 
 # Grids of one size: the defaults and seven changes of one setting.
@@ -72,33 +74,33 @@ STUDIES: dict[str, dict[str, Cell]] = {
         "sac_her": Cell("sac", {}, REPORTED),
     },
     "ppo_grid": {
-        "default": _tuned("ppo", {}),
-        "lr_3e-4": _tuned("ppo", {"agent.learning_rate": 3e-4}),
-        "lr_2e-3": _tuned("ppo", {"agent.learning_rate": 2e-3}),
-        "entropy_0.001": _tuned("ppo", {"agent.entropy_weight": 0.001}),
-        "entropy_0.03": _tuned("ppo", {"agent.entropy_weight": 0.03}),
-        "epochs_8": _tuned("ppo", {"loop.epochs": 8}),
-        "rollout_8": _tuned("ppo", {"loop.rollout_steps": 8}),
-        "scale_5": _tuned("ppo", {"agent.reward_scale": 5.0}),
+        "default": _short("ppo", {}),
+        "lr_3e-4": _short("ppo", {"agent.learning_rate": 3e-4}),
+        "lr_2e-3": _short("ppo", {"agent.learning_rate": 2e-3}),
+        "entropy_0.001": _short("ppo", {"agent.entropy_weight": 0.001}),
+        "entropy_0.03": _short("ppo", {"agent.entropy_weight": 0.03}),
+        "epochs_8": _short("ppo", {"loop.epochs": 8}),
+        "rollout_8": _short("ppo", {"loop.rollout_steps": 8}),
+        "scale_5": _short("ppo", {"agent.reward_scale": 5.0}),
     },
     "sac_grid": {
-        "default": _tuned("sac", {}),
-        "lr_3e-4": _tuned("sac", {"agent.learning_rate": 3e-4}),
-        "lr_2e-3": _tuned("sac", {"agent.learning_rate": 2e-3}),
-        "alpha_0.03": _tuned("sac", {"agent.alpha": 0.03}),
-        "target_0.03": _tuned("sac", {"agent.target_step": 0.03}),
-        "updates_8": _tuned("sac", {"loop.updates_per_iteration": 8}),
-        "actor_1": _tuned("sac", {"agent.actor_weight": 1.0}),
-        "last_node": _tuned("sac", {"model.read_q": "last_node"}),
+        "default": _short("sac", {}),
+        "lr_3e-4": _short("sac", {"agent.learning_rate": 3e-4}),
+        "lr_2e-3": _short("sac", {"agent.learning_rate": 2e-3}),
+        "alpha_0.03": _short("sac", {"agent.alpha": 0.03}),
+        "target_0.03": _short("sac", {"agent.target_step": 0.03}),
+        "updates_8": _short("sac", {"loop.updates_per_iteration": 8}),
+        "actor_1": _short("sac", {"agent.actor_weight": 1.0}),
+        "last_node": _short("sac", {"model.read_q": "last_node"}),
     },
     # The defaults are her_ratio 0.5, n_step 3 and no warm-up.
     "ablations": {
-        "default": Cell("sac", {}, THREE),
-        "her_0": Cell("sac", {"loop.her_ratio": 0.0}, THREE),
-        "her_0.25": Cell("sac", {"loop.her_ratio": 0.25}, THREE),
-        "her_0.8": Cell("sac", {"loop.her_ratio": 0.8}, THREE),
-        "n_step_1": Cell("sac", {"loop.n_step": 1}, THREE),
-        "warmup_500": Cell("sac", {"agent.warmup_updates": 500}, THREE),
+        "default": _short("sac", {}, THREE),
+        "her_0": _short("sac", {"loop.her_ratio": 0.0}, THREE),
+        "her_0.25": _short("sac", {"loop.her_ratio": 0.25}, THREE),
+        "her_0.8": _short("sac", {"loop.her_ratio": 0.8}, THREE),
+        "n_step_1": _short("sac", {"loop.n_step": 1}, THREE),
+        "warmup_200": _short("sac", {"agent.warmup_updates": 200}, THREE),
     },
 }  # fmt: skip
 
