@@ -66,7 +66,8 @@ def _short(
     return Cell(method, changes | often, seeds)
 
 
-# Grids of one size: the defaults and seven changes of one setting.
+# Grids of one size: a base and seven changes of one setting; then, knowing those, two
+# cells more for each method.
 STUDIES: dict[str, dict[str, Cell]] = {
     "compare": {
         "ppo": Cell("ppo", {}, REPORTED),
@@ -82,6 +83,15 @@ STUDIES: dict[str, dict[str, Cell]] = {
         "epochs_8": _short("ppo", {"loop.epochs": 8}),
         "rollout_8": _short("ppo", {"loop.rollout_steps": 8}),
         "scale_5": _short("ppo", {"agent.reward_scale": 5.0}),
+        "entropy_0.1": _short("ppo", {"agent.entropy_weight": 0.1}),
+        "entropy_0.03_epochs_8_rollout_8": _short(
+            "ppo",
+            {
+                "agent.entropy_weight": 0.03,
+                "loop.epochs": 8,
+                "loop.rollout_steps": 8,
+            },
+        ),
     },
     "sac_grid": {
         "default": _short("sac", {}),
@@ -92,6 +102,10 @@ STUDIES: dict[str, dict[str, Cell]] = {
         "updates_8": _short("sac", {"loop.updates_per_iteration": 8}),
         "actor_1": _short("sac", {"agent.actor_weight": 1.0}),
         "last_node": _short("sac", {"model.read_q": "last_node"}),
+        "alpha_0.1": _short("sac", {"agent.alpha": 0.1}),
+        "alpha_0.03_target_0.03": _short(
+            "sac", {"agent.alpha": 0.03, "agent.target_step": 0.03}
+        ),
     },
     # The defaults are her_ratio 0.5, n_step 3 and no warm-up.
     "ablations": {
