@@ -195,22 +195,22 @@ def test_every_override_is_a_setting_of_its_config(study):
 
 
 def test_commands_say_what_the_run_is():
-    (run, *_) = evidence.runs_of("ablations", "smoke", 512, only=["her_0.25"])
+    (run, *_) = evidence.runs_of("compare", "smoke", 512, only=["sac"])
     out = pathlib.Path("out")
     words = evidence.command_of(out, run)
     assert words[1:] == [
         "-m",
         "experiments.sac_glam",
         "--config=experiments/configs/sac_glam.py:smoke",
-        "--workdir=out/ablations/runs/her_0.25-seed1",
-        "--config.loop.her_ratio=0.25",
+        "--workdir=out/compare/runs/sac-seed1",
+        "--config.loop.her_ratio=0.0",
         "--config.seed=1",
         "--config.total_env_steps=512",
     ]
     config = border.read_command(words[3:]).config
     assert isinstance(config, config_dict.ConfigDict)
     assert (config.loop.her_ratio, config.seed, config.total_env_steps) == (
-        0.25,
+        0.0,
         1,
         512,
     )
