@@ -58,12 +58,21 @@ REPORTED, THREE = (1, 2, 3, 4, 5), (1, 2, 3)
 TUNING = (100, 101)  # never reported
 
 
-def _short(
-    method: str, changes: dict[str, Any], seeds: tuple[int, ...] = TUNING
-) -> Cell:
-    """A cell of short runs: looked at often, without the long panels at the end."""
-    often = {"eval.every_env_steps": 6_400, "eval.final_scenes": 64}
-    return Cell(method, changes | often, seeds)
+# Short runs are looked at often, without the long panels at the end.
+SHORT = {"eval.every_env_steps": 6_400, "eval.final_scenes": 64}
+# What a grid changes; where it found better, the configs say so by now.
+BASES = {
+    "ppo": {"agent.entropy_weight": 0.01},
+    "sac": {"agent.alpha": 0.01, "model.read_q": "path"},
+}
+
+
+def _tuned(method: str, changes: dict[str, Any]) -> Cell:
+    return Cell(method, BASES[method] | changes | SHORT, TUNING)
+
+
+def _ablated(changes: dict[str, Any]) -> Cell:
+    return Cell("sac", changes | SHORT, THREE)
 
 
 # Grids of one size: a base and seven changes of one setting; then, knowing those, two
@@ -75,16 +84,16 @@ STUDIES: dict[str, dict[str, Cell]] = {
         "sac_her": Cell("sac", {}, REPORTED),
     },
     "ppo_grid": {
-        "default": _short("ppo", {}),
-        "lr_3e-4": _short("ppo", {"agent.learning_rate": 3e-4}),
-        "lr_2e-3": _short("ppo", {"agent.learning_rate": 2e-3}),
-        "entropy_0.001": _short("ppo", {"agent.entropy_weight": 0.001}),
-        "entropy_0.03": _short("ppo", {"agent.entropy_weight": 0.03}),
-        "epochs_8": _short("ppo", {"loop.epochs": 8}),
-        "rollout_8": _short("ppo", {"loop.rollout_steps": 8}),
-        "scale_5": _short("ppo", {"agent.reward_scale": 5.0}),
-        "entropy_0.1": _short("ppo", {"agent.entropy_weight": 0.1}),
-        "entropy_0.03_epochs_8_rollout_8": _short(
+        "default": _tuned("ppo", {}),
+        "lr_3e-4": _tuned("ppo", {"agent.learning_rate": 3e-4}),
+        "lr_2e-3": _tuned("ppo", {"agent.learning_rate": 2e-3}),
+        "entropy_0.001": _tuned("ppo", {"agent.entropy_weight": 0.001}),
+        "entropy_0.03": _tuned("ppo", {"agent.entropy_weight": 0.03}),
+        "epochs_8": _tuned("ppo", {"loop.epochs": 8}),
+        "rollout_8": _tuned("ppo", {"loop.rollout_steps": 8}),
+        "scale_5": _tuned("ppo", {"agent.reward_scale": 5.0}),
+        "entropy_0.1": _tuned("ppo", {"agent.entropy_weight": 0.1}),
+        "entropy_0.03_epochs_8_rollout_8": _tuned(
             "ppo",
             {
                 "agent.entropy_weight": 0.03,
@@ -94,27 +103,27 @@ STUDIES: dict[str, dict[str, Cell]] = {
         ),
     },
     "sac_grid": {
-        "default": _short("sac", {}),
-        "lr_3e-4": _short("sac", {"agent.learning_rate": 3e-4}),
-        "lr_2e-3": _short("sac", {"agent.learning_rate": 2e-3}),
-        "alpha_0.03": _short("sac", {"agent.alpha": 0.03}),
-        "target_0.03": _short("sac", {"agent.target_step": 0.03}),
-        "updates_8": _short("sac", {"loop.updates_per_iteration": 8}),
-        "actor_1": _short("sac", {"agent.actor_weight": 1.0}),
-        "last_node": _short("sac", {"model.read_q": "last_node"}),
-        "alpha_0.1": _short("sac", {"agent.alpha": 0.1}),
-        "alpha_0.03_target_0.03": _short(
+        "default": _tuned("sac", {}),
+        "lr_3e-4": _tuned("sac", {"agent.learning_rate": 3e-4}),
+        "lr_2e-3": _tuned("sac", {"agent.learning_rate": 2e-3}),
+        "alpha_0.03": _tuned("sac", {"agent.alpha": 0.03}),
+        "target_0.03": _tuned("sac", {"agent.target_step": 0.03}),
+        "updates_8": _tuned("sac", {"loop.updates_per_iteration": 8}),
+        "actor_1": _tuned("sac", {"agent.actor_weight": 1.0}),
+        "last_node": _tuned("sac", {"model.read_q": "last_node"}),
+        "alpha_0.1": _tuned("sac", {"agent.alpha": 0.1}),
+        "alpha_0.03_target_0.03": _tuned(
             "sac", {"agent.alpha": 0.03, "agent.target_step": 0.03}
         ),
     },
     # The defaults are her_ratio 0.5, n_step 3 and no warm-up.
     "ablations": {
-        "default": _short("sac", {}, THREE),
-        "her_0": _short("sac", {"loop.her_ratio": 0.0}, THREE),
-        "her_0.25": _short("sac", {"loop.her_ratio": 0.25}, THREE),
-        "her_0.8": _short("sac", {"loop.her_ratio": 0.8}, THREE),
-        "n_step_1": _short("sac", {"loop.n_step": 1}, THREE),
-        "warmup_200": _short("sac", {"agent.warmup_updates": 200}, THREE),
+        "default": _ablated({}),
+        "her_0": _ablated({"loop.her_ratio": 0.0}),
+        "her_0.25": _ablated({"loop.her_ratio": 0.25}),
+        "her_0.8": _ablated({"loop.her_ratio": 0.8}),
+        "n_step_1": _ablated({"loop.n_step": 1}),
+        "warmup_200": _ablated({"agent.warmup_updates": 200}),
     },
 }  # fmt: skip
 

@@ -22,7 +22,8 @@ def get_config(scale: str = "quickstart") -> config_dict.ConfigDict:
     config.agent.gamma = 0.9
     config.agent.gae_lambda = 0.95
     config.agent.clip = 0.2
-    config.agent.entropy_weight = 0.01
+    # The first policy is all but sure of itself; 0.01 lets it stay so for long.
+    config.agent.entropy_weight = 0.1
     config.agent.value_weight = 0.5
     config.agent.reward_scale = 1.0
     config.agent.normalise_advantages = True
@@ -44,6 +45,7 @@ def get_config(scale: str = "quickstart") -> config_dict.ConfigDict:
         config.model.head_width = 1_024
         config.agent.learning_rate = 1e-6  # theirs, for a pretrained model
         config.agent.gamma = 0.99
+        config.agent.entropy_weight = 0.01
         config.agent.gae_lambda = 0.99
         config.agent.reward_scale = 20.0
         config.agent.normalise_advantages = False

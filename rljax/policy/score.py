@@ -174,10 +174,9 @@ def q_of_path(
 ) -> jax.Array:
     """Q(s, a) = sum_j head(h at token j of a): each token of a command adds its share.
 
-    Built like the policy's score, a sum over the tokens, and for the same reason:
-    "red" is judged where "red" is read, so what was learnt of it in "Go to red cat"
-    serves "Go to red door". From the last token alone the critic has to find the
-    conjunction first; docs/results/sac_glam.md has what that costs.
+    Built like the policy's score, a sum over the tokens: "red" is judged where "red"
+    is read, so what was learnt of it in "Go to red cat" may serve "Go to red door".
+    docs/results/sac_glam.md has the two ways side by side.
 
     Args:
       head: see `q_of_last_node`.
