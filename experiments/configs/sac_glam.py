@@ -3,7 +3,7 @@
     python -m experiments.sac_glam \
         --config=experiments/configs/sac_glam.py:quickstart --workdir=runs/a
 
-Scales: `:smoke` (seconds), `:quickstart` (six minutes on two cores), `:playground`
+Scales: `:smoke` (seconds), `:quickstart` (four minutes on two cores), `:playground`
 (single goals and sequences, 8 objects), `:paper` (hyperparameters of the authors' own
 later code, the nearest to the paper's that is public).
 """

@@ -340,7 +340,7 @@ def test_the_target_sees_the_commands_of_the_next_state(setting, one, past):
             lambda x, n=noise: x + rng.normal(0, n, x.shape).astype(x.dtype),
             state.params[name],
         )
-        for name, noise in (("actor", 1.5), ("q", 0.5))
+        for name, noise in (("actor", 1.5), ("q", 0.2))
     }
     state = dataclasses.replace(state, params=params, target=params)
     right, wrong, q, loss = (np.asarray(x) for x in values(params, state, batch))
