@@ -18,6 +18,7 @@ AGENT_LIMITS = {
     "gae_lambda": SHARE,
     "clip": POSITIVE,
     "entropy_weight": Limit(0),
+    "entropy_decay": Limit(0),
     "value_weight": Limit(0),
     "reward_scale": POSITIVE,
 }

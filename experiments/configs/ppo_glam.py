@@ -24,6 +24,7 @@ def get_config(scale: str = "quickstart") -> config_dict.ConfigDict:
     config.agent.clip = 0.2
     # The first policy is all but sure of itself; 0.01 lets it stay so for long.
     config.agent.entropy_weight = 0.1
+    config.agent.entropy_decay = 0.0  # fall of log entropy_weight per update
     config.agent.value_weight = 0.5
     config.agent.reward_scale = 1.0
     config.agent.normalise_advantages = True

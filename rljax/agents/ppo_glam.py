@@ -4,7 +4,7 @@ Source: Carta et al., 2023 (arXiv:2302.02662). Policy, prompt and scoring are th
 SAC-GLAM; a value head reads the hidden state of the prompt's last token, and its
 gradient flows into the trunk:
 
-    L = L_clip - entropy_weight H(pi) + value_weight L_value
+    L = L_clip - entropy_weight exp(-entropy_decay updates) H(pi) + value_weight L_value
 
 Departures: log-probabilities are normalised over the vocabulary (the authors summed
 raw logits), the head's activation is ReLU where theirs is a sigmoid, so that both
@@ -40,6 +40,7 @@ class Config:
     gae_lambda: float = 0.99
     clip: float = 0.2  # of the probability ratio, and of the value's move
     entropy_weight: float = 0.01
+    entropy_decay: float = 0.0  # fall of log entropy_weight per update; 0 keeps it
     value_weight: float = 0.5
     reward_scale: float = 20.0
     normalise_advantages: bool = True  # over the whole rollout, all devices
@@ -172,7 +173,9 @@ def _act(
     return Action(command, log_pi, value, jnp.zeros_like(log_pi))
 
 
-def _loss(params: Params, parts: _Parts, batch: Batch) -> tuple[jax.Array, Metrics]:
+def _loss(
+    params: Params, parts: _Parts, batch: Batch, entropy_weight: jax.Array
+) -> tuple[jax.Array, Metrics]:
     config, axis_name = parts.config, parts.axis_name
     mask = jnp.ones(batch.action.shape, bool)
     log_pi, value = _evaluate(parts, params, batch.obs)
@@ -190,13 +193,15 @@ def _loss(params: Params, parts: _Parts, batch: Batch) -> tuple[jax.Array, Metri
         "critic/loss": critic.loss,
         "critic/value": masked_mean(value, mask, axis_name),
     }
-    total = policy.loss - config.entropy_weight * entropy
+    total = policy.loss - entropy_weight * entropy
     return total + config.value_weight * critic.loss, metrics
 
 
 def _update(parts: _Parts, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One optimiser step; a non-finite one is skipped and counted."""
-    grads, metrics = jax.grad(_loss, has_aux=True)(state.params, parts, batch)
+    config = parts.config
+    weight = config.entropy_weight * jnp.exp(-config.entropy_decay * state.updates)
+    grads, metrics = jax.grad(_loss, has_aux=True)(state.params, parts, batch, weight)
     if parts.axis_name is not None:
         grads, metrics = jax.lax.psum((grads, metrics), parts.axis_name)
     grad_norm = optax.tree.norm(grads)
@@ -205,5 +210,5 @@ def _update(parts: _Parts, state: State, batch: Batch) -> tuple[State, Metrics]:
     step, opt_state = parts.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, step)
     moved = dataclasses.replace(state, params=params, opt_state=opt_state)
-    metrics["train/grad_norm"] = grad_norm
+    metrics |= {"train/grad_norm": grad_norm, "train/entropy_weight": weight}
     return count_update(state, moved, finite), metrics

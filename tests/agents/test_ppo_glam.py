@@ -1,5 +1,8 @@
 """PPO-GLAM's update on a toy policy, against numbers worked out by hand."""
 
+import dataclasses
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +72,29 @@ def test_losses_are_those_of_a_plain_loop():
     np.testing.assert_allclose(metrics["train/policy_loss"], policy, rtol=1e-5)
     np.testing.assert_allclose(metrics["critic/loss"], value, rtol=1e-5)
     np.testing.assert_allclose(metrics["train/entropy"], entropy, rtol=1e-5)
+
+
+def test_entropy_weight_falls_with_updates_taken():
+    # Without advantages and value loss only the entropy moves the policy: the third
+    # update of a falling weight is that of a fixed one of 0.2 exp(-2 * 0.7).
+    batch = make_batch()._replace(advantage=jnp.zeros(16))
+    settings = {"value_weight": 0.0, "max_grad_norm": 1e6}
+    falling = make_agent(entropy_weight=0.2, entropy_decay=0.7, **settings)
+    fixed = make_agent(entropy_weight=0.2 * np.exp(-1.4), **settings)
+    start = falling.init(jax.random.key(0))
+    after_two = dataclasses.replace(start, updates=jnp.int32(2))
+    moved, metrics = falling.update(after_two, batch)
+    asked, _ = fixed.update(start, batch)
+    np.testing.assert_allclose(
+        metrics["train/entropy_weight"], 0.2 * np.exp(-1.4), rtol=1e-6
+    )
+    # First moments, since the first step of Adam forgets the size of a gradient.
+    got, want = (jax.tree.leaves(s.opt_state) for s in (moved, asked))
+    sizes = [float(jnp.abs(leaf).max()) for leaf in want]
+    assert max(sizes) > 1e-3
+    chex.assert_trees_all_close(got, want, rtol=1e-5)
+    _, first = falling.update(start, batch)
+    np.testing.assert_allclose(first["train/entropy_weight"], 0.2, rtol=1e-6)
 
 
 def test_a_batch_of_a_rollout_by_hand():
