@@ -66,7 +66,7 @@ def shared(scale: str) -> config_dict.ConfigDict:
         config.env.sequences = True
         config.env.history = 6
         config.env.limit = 16
-        config.total_env_steps = 102_400
+        config.total_env_steps = 64_000
         config.eval.scenes = 64
         config.eval.final_scenes = 128
     return config
