@@ -2,6 +2,7 @@
 
     config.json      resolved config, versions, git hash, devices
     metrics.jsonl    one line per logging update
+    hf/              the tokenizer, as a Hugging Face folder
     checkpoints/<update>/   eval/   rollouts/   tb/   summary.json   report.html
 
 A folder belongs to one config. The same config in the same folder goes on from
@@ -26,7 +27,7 @@ from jax.experimental import multihost_utils
 from rljax.training import checkpoint
 from rljax.training.files import RunError, human_bytes, read_json, write_json
 
-FOLDERS = ("checkpoints", "eval", "rollouts", "tb")
+FOLDERS = ("checkpoints", "eval", "hf", "rollouts", "tb")
 _PACKAGES = "rljax jax jaxlib flax optax orbax-checkpoint transformers numpy".split()
 
 

@@ -1,9 +1,4 @@
-"""The compiled off-policy loop on Playground-Text, asked what it did.
-
-One program is compiled for one device and one for eight; the tests look at what they
-left behind. Environments follow a rule of their user: nothing is put down by an agent
-that stands on something.
-"""
+"""The compiled off-policy loop on Playground-Text, asked what it did."""
 
 import collections
 import dataclasses
@@ -15,194 +10,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import playground, run
-from rljax.agents import sac_glam
+from experiments import run
 from rljax.envs.playground import goals as goals_lib
-from rljax.envs.playground import make, render, worlds
-from rljax.envs.playground.pieces import Layout
-from rljax.losses import soft_bellman
-from rljax.models.config import ModelConfig
-from rljax.policy import networks
-from rljax.replay import hindsight, ring, strategies
-from rljax.text import tokenizer, trie
-from rljax.training import devices, off_policy
+from rljax.replay import ring
+from rljax.training import off_policy
 from rljax.training.files import RunError
-from tests.replay.test_hindsight import Item, Step, check_relabelled
-
-WORLD = worlds.world_a()
-GOALS = goals_lib.goals_of(WORLD)
-OBJECTS, LIMIT, GAMMA, N_STEP, HER_K = 5, 7, 0.9, 3, 4
-ENVS, BATCH, UPDATES_FROM, POLICY_FROM, CALLS = 8, 16, 25, 30, 60  # in calls
-FORBIDDEN = int(goals_lib.singles(GOALS, False)[0, 0])  # a test goal: never met
-CONFIG = off_policy.Config(
-    num_envs=ENVS,
-    iterations_per_call=1,
-    batch_size=BATCH,
-    capacity=1_024,  # holds all that happens here
-    relabelled_capacity=4_096,
-    min_size=ENVS * (UPDATES_FROM - N_STEP + 1),
-    random_steps=ENVS * POLICY_FROM,
-    n_step=N_STEP,
-    gamma=GAMMA,
-    her_ratio=0.5,
-)
-
-
-def allowed(obs):
-    """The rule, bool [A]; a goal that no run draws leaves nothing to do."""
-    down = jnp.arange(OBJECTS + 4) > OBJECTS
-    return ~(down & jnp.any(obs.on)) & (obs.goal[0] != FORBIDDEN)
-
-
-class Setting(NamedTuple):
-    env: Any
-    networks: networks.Networks
-    read: Any
-    how: hindsight.Hindsight
-
-
-@pytest.fixture(scope="module")
-def setting() -> Setting:
-    layout = Layout(OBJECTS, 2, 1)
-    tokens = tokenizer.word_level(render.vocabulary(WORLD, GOALS, layout))
-    env = make.make(
-        WORLD,
-        tokens,
-        num_objects=OBJECTS,
-        inventory=2,
-        limit=LIMIT,
-        sampler=goals_lib.uniform_by_kind(GOALS, goals_lib.every(GOALS, True)),
-        history=1,
-        command_filter=allowed,
-    )
-    size = ModelConfig(
-        vocab_size=len(tokens),
-        width=16,
-        num_layers=1,
-        num_heads=2,
-        num_kv_heads=2,
-        head_dim=8,
-        mlp_width=16,
-        scan_layers=False,
-    )
-
-    def read(obs):
-        commands = jax.vmap(env.commands)(obs)
-        tries = jax.vmap(lambda c: trie.build(c, env.sizes.trie_nodes))(commands)
-        return jax.vmap(env.prompt)(obs), tries
-
-    pairs = GOALS.sequence_allowed & GOALS.train[:, None]
-    kind = 2 + np.broadcast_to(GOALS.kind[None], pairs.shape)
-    how = hindsight.Hindsight(
-        table=strategies.goal_table(GOALS.train, pairs, GOALS.kind, kind),
-        with_goal=env.with_goal,
-        strategy=strategies.achieved,
-        weighting=strategies.uniform_by_kind,
-        her_k=HER_K,
-        num_steps=N_STEP,
-        gamma=GAMMA,
-    )
-    return Setting(env, networks.make(size, tokens.eos_token_id, (16,)), read, how)
-
-
-class Machine(NamedTuple):
-    """The loop on so many devices; `traced` grows whenever it is traced."""
-
-    agent: Any
-    init: Any
-    call: Any
-    traced: list
-
-
-def machine(setting: Setting, parallel: devices.Parallel) -> Machine:
-    agent = sac_glam.make(
-        setting.networks, setting.read, sac_glam.Config(),
-        soft_bellman.sigmoid_cross_entropy, parallel.axis_name,
-    )  # fmt: skip
-    off_policy.check(CONFIG, parallel.num_devices)
-    parts = off_policy.Parts(
-        setting.env, agent, setting.how, CONFIG,
-        parallel.num_devices, parallel.axis_name,
-    )  # fmt: skip
-    program, traced = off_policy.make(parts), []
-
-    def counted(state, local):
-        traced.append(1)
-        return program(state, local)
-
-    share = jax.jit(functools.partial(off_policy.init_local, parts))
-
-    def init():
-        local = parallel.spread(lambda index: share(jax.random.key(1), index))
-        return agent.init(jax.random.key(0)), local
-
-    return Machine(agent, init, parallel.compile(counted), traced)
-
-
-@pytest.fixture(scope="module")
-def one(setting):
-    return machine(setting, devices.jit())
-
-
-@pytest.fixture(scope="module")
-def eight(setting):
-    return machine(setting, devices.pmap(8))
-
-
-class Episode(NamedTuple):
-    start: Any  # state of the environment
-    actions: list[int]
-    finished: bool
-
-
-class Past(NamedTuple):
-    locals: list  # after 0, 1, .. calls
-    states: list
-    metrics: list[dict]
-    episodes: list[Episode]
-    taken: list  # (observation, command) of every step
-    in_place: list[bool]  # of three more calls
-
-
-@pytest.fixture(scope="module")
-def past(one) -> Past:
-    """All calls on one device, written down from outside."""
-    state, local = one.init()
-    found = Past([jax.device_get(local)], [jax.device_get(state)], [], [], [], [])
-    running = {}
-    for _ in range(CALLS):
-        before = found.locals[-1]
-        slot = int(before.episodes.slot)
-        state, local, metrics = one.call(state, local)
-        after = jax.device_get(local)
-        found.locals.append(after)
-        found.states.append(jax.device_get(state))
-        found.metrics.append({k: float(v) for k, v in metrics.items()})
-        for e in range(ENVS):
-            if before.episodes.length[e] == 0:
-                running[e] = (at(before.envs.states, e), [])
-            action = int(after.episodes.action[e, slot])
-            found.taken.append((at(before.obs, e), action))
-            running[e][1].append(action)
-            if after.episodes.length[e] == 0:
-                found.episodes.append(Episode(*running.pop(e), finished=True))
-    found.episodes.extend(Episode(*rest, finished=False) for rest in running.values())
-    # What has been looked at from numpy cannot be given away; what follows can.
-    state, local, _ = one.call(state, local)
-    for _ in range(3):
-        places = pointers(local)
-        state, local, _ = one.call(state, local)
-        found.in_place.append(places == pointers(local))
-    return found
-
-
-def at(tree, index):
-    return jax.tree.map(lambda x: x[index], tree)
-
-
-def pointers(local) -> list[int]:
-    rings = (local.original.data, local.relabelled.data)
-    return [x.unsafe_buffer_pointer() for x in jax.tree.leaves(rings)]
+from tests.replay.relabelling import Item, Step, check_relabelled
+from tests.training.off_policy_run import (
+    CALLS,
+    CONFIG,
+    ENVS,
+    FORBIDDEN,
+    GAMMA,
+    GOALS,
+    HER_K,
+    LIMIT,
+    N_STEP,
+    Episode,
+    allowed,
+    at,
+)  # fmt: skip
 
 
 def plain(obs) -> tuple:
@@ -419,85 +246,6 @@ class Task(NamedTuple):
     """As much of a task as naming a state takes."""
 
     env: Any
-
-
-def test_a_filter_that_leaves_no_command_is_told_at_the_start():
-    from experiments.configs import sac_glam as configs
-
-    with pytest.raises(ValueError, match="no command is left of 9 slots") as raised:
-        playground.make_task(
-            configs.get_config("smoke"), lambda obs: jnp.zeros(9, bool)
-        )
-    assert "You see:" in str(raised.value)
-
-
-def as_on_one(local, count: int):
-    """What the environments of all devices see, do and remember, in their order."""
-    length = local.episodes.length.reshape(-1)
-    seen = jax.tree.map(
-        lambda x: np.asarray(x).reshape(ENVS, *x.shape[1 + (count > 1) :]),
-        (local.obs, local.envs.states, local.envs.next, local.episodes.action),
-    )
-    return seen, np.asarray(length)
-
-
-def assert_same(left, right):
-    jax.tree.map(np.testing.assert_array_equal, left, right)
-
-
-def test_eight_devices_do_as_one(eight, past):
-    state, local = eight.init()
-    names = np.asarray(local.obs.names).reshape(ENVS, -1)
-    assert len({tuple(row) for row in names.tolist()}) == ENVS
-    metrics = {}
-    for number in range(1, 13):  # random play
-        state, local, metrics = eight.call(state, local)
-        assert_same(as_on_one(local, 8), as_on_one(past.locals[number], 1))
-        assert metrics["env_steps"] == ENVS * number
-        assert metrics["replay/original_size"] == past.locals[number].original.size
-    assert metrics["updates"] == 0
-    for _ in range(13, 41):
-        state, local, metrics = eight.call(state, local)
-    assert metrics["env_steps"] == 40 * ENVS and 5 < metrics["updates"] < 20
-    assert np.isfinite(metrics["critic/loss"])
-    assert np.isclose(metrics["replay/hindsight_share"], 0.5, atol=0.4)
-    assert metrics["replay/original_size"] == local.original.size.sum()
-    assert len({tuple(np.ravel(x)) for x in np.asarray(local.obs.names)}) == ENVS
-    assert len(eight.traced) == 1
-
-
-def test_goes_on_with_eight_devices(eight, past):
-    """Where one device stopped; random play does not notice."""
-    local = off_policy.redistribute(past.locals[12], 1, 8)
-    state = jax.tree.map(jnp.asarray, past.states[12])
-    for number in range(13, 19):
-        state, local, _ = eight.call(state, local)
-        assert_same(as_on_one(local, 8), as_on_one(past.locals[number], 1))
-    assert len(eight.traced) == 1
-
-
-def test_redistributed_and_back(past):
-    local = past.locals[40]
-    four = off_policy.redistribute(local, 1, 4)
-    assert four.first_index.tolist() == [0, 2, 4, 6]
-    assert four.obs.names.shape == (4, 2, OBJECTS)
-    back = jax.device_get(off_policy.redistribute(four, 4, 1))
-    ours, theirs = (jax.random.key_data(x.envs.keys) for x in (local, back))
-    np.testing.assert_array_equal(ours, theirs)
-    for name in ("obs", "episodes", "bad_batch", "env_steps", "stuck", "first_index"):
-        assert_same(getattr(local, name), getattr(back, name))
-    assert_same(local.envs.states, back.envs.states)
-    assert_same(local.envs.pool, back.envs.pool)
-    for ours, theirs in (
-        (local.original, back.original),
-        (local.relabelled, back.relabelled),
-    ):
-        size = int(ours.size)
-        assert size == theirs.size > 0
-        assert_same(
-            jax.tree.map(lambda x, n=size: x[:n], ours.data),
-            jax.tree.map(lambda x, n=size: x[:n], theirs.data),
-        )
 
 
 @pytest.mark.parametrize(
