@@ -64,7 +64,7 @@ def _weighed(texts: list[str], action: Any, i: int) -> list[dict[str, Any]]:
         {
             "text": text,
             "prob": float(np.exp(action.log_pi[i, slot])),
-            "q": float(action.q[i, slot]),
+            "q": None if action.q is None else float(action.q[i, slot]),
             "chosen": slot == int(action.command[i]),
         }
         for slot, text in enumerate(texts)

@@ -21,7 +21,7 @@ class Action(NamedTuple):
     command: jax.Array  # int32 [B], slot of the action axis
     log_pi: jax.Array  # float32 [B, A], -inf rules a command out
     value: jax.Array  # float32 [B], V(s), or E_pi Q(s, .) where there is no V
-    q: jax.Array  # float32 [B, A], zeros where there is no Q
+    q: jax.Array | None  # float32 [B, A]; None where there is no Q
 
 
 class Agent(NamedTuple):

@@ -22,7 +22,7 @@ import optax
 
 from rljax.agents.base import Action, Agent, Read, count_update
 from rljax.losses import policy_gradient, returns
-from rljax.losses.masked import masked_mean, whiten
+from rljax.losses.masked import whiten
 from rljax.optim import optimizers
 from rljax.policy.networks import Networks
 from rljax.policy.sample import sample_commands
@@ -35,6 +35,7 @@ class Config:
     """What PPO-GLAM adds to networks and data."""
 
     learning_rate: float = 1e-3
+    adam_epsilon: float = 1e-8
     max_grad_norm: float = 0.5
     gamma: float = 0.99
     gae_lambda: float = 0.99
@@ -97,7 +98,9 @@ def make(
       config: settings.
       axis_name: mapped axis that `update` sums over, if there is one.
     """
-    optimizer = optimizers.adam(config.learning_rate, config.max_grad_norm)
+    optimizer = optimizers.adam(
+        config.learning_rate, config.max_grad_norm, epsilon=config.adam_epsilon
+    )
     parts = _Parts(networks, read, config, axis_name, optimizer)
     return Agent(
         init=functools.partial(_init, parts),
@@ -170,7 +173,7 @@ def _act(
 ) -> Action:
     log_pi, value = _evaluate(parts, params, obs)
     command = sample_commands(log_pi, keys, temperature)
-    return Action(command, log_pi, value, jnp.zeros_like(log_pi))
+    return Action(command, log_pi, value, q=None)
 
 
 def _loss(
@@ -191,7 +194,6 @@ def _loss(
     metrics |= {
         "train/entropy": entropy,
         "critic/loss": critic.loss,
-        "critic/value": masked_mean(value, mask, axis_name),
     }
     total = policy.loss - entropy_weight * entropy
     return total + config.value_weight * critic.loss, metrics

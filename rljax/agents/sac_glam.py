@@ -11,8 +11,10 @@ A(s),
     L_critic = error(Q(s, a), y)
     L_actor  = sum_a pi(a|s) [alpha log pi(a|s) - Q(s, a)] + kl KL(pi || pi_0)
 
-where Q' is a Polyak average of Q and c is `entropy_in_target`, 0 by default: success
-ends the entropy bonus, so a soft target can pay for never succeeding.
+where Q' is a Polyak average of Q (with `policy_from_target` the pi of V(s') is that
+of the same average, which lags a little and saves a forward pass) and c is
+`entropy_in_target`, 0 by default: success ends the entropy bonus, so a soft target can
+pay for never succeeding.
 
 Gradient routing. L_critic trains the Q head and the trunk Q reads from; L_actor trains
 the language model only, with Q held constant. With `shared_trunk` both meet in one
@@ -47,14 +49,14 @@ class Config:
     """What SAC-GLAM adds to networks and data."""
 
     learning_rate: float = 1e-3
-    max_grad_norm: float = 1.0  # of the summed gradient of both losses
+    max_grad_norm: float | None = 1.0  # of both losses' summed gradient; None: no clip
     alpha: float = 0.01  # temperature, in units of scaled reward; where it starts
     alpha_target_ratio: float = 0.0  # > 0: hold the entropy at this share of log |A|
     alpha_learning_rate: float = 1e-3
     alpha_decay: float = 0.0  # fall of log alpha per update; 0 keeps it fixed
     entropy_in_target: float = 0.0  # 1 is the textbook soft target
     target_step: float = 0.01  # Polyak step of the slow copy, per update
-    policy_from_target: bool = False  # pi(.|s') from the slow copy: a forward less
+    policy_from_target: bool = False  # in V(s'), pi from the slow copy: a forward less
     shared_trunk: bool = True
     warmup_updates: int = 0  # critic only
     actor_weight: float = 1.0

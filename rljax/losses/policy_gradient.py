@@ -21,6 +21,8 @@ from rljax.types import Metrics
 
 
 class PPOLoss(NamedTuple):
+    """A loss of the policy or of the value."""
+
     loss: jax.Array  # []
     metrics: Metrics
 
@@ -124,7 +126,7 @@ def ppo_value_loss(
     loss = masked_mean(error, mask, axis_name)
     metrics = {
         "critic/loss": loss,
-        "critic/v": masked_mean(v, mask, axis_name),
+        "critic/value": masked_mean(v, mask, axis_name),
         "critic/return": masked_mean(returns, mask, axis_name),
     }
     return PPOLoss(loss, metrics)

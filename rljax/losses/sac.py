@@ -18,6 +18,8 @@ from rljax.types import Metrics
 
 
 class ActorLoss(NamedTuple):
+    """A loss of the policy, or of its temperature."""
+
     loss: jax.Array  # []
     metrics: Metrics
 
@@ -159,23 +161,23 @@ def kl_to_reference(
 
 
 def never_succeeding_worth(
-    alpha: float, entropy_share: float, num_commands: int, gamma: float, n_step: int = 1
+    alpha: float, entropy_share: float, num_commands: int, gamma: float
 ) -> float:
     """What the target pays a policy that acts at random and never succeeds.
 
-        V = share alpha log |A| + gamma^n V  =>  V = share alpha log |A| / (1 - gamma^n)
+        V = share alpha log |A| + gamma V  =>  V = share alpha log |A| / (1 - gamma)
 
-    Only the bootstrap of an n-step target is soft, so n steps earn one bonus. Success
-    ends the episode and with it this income: where it exceeds the (scaled) reward of
-    success, the better policy never succeeds. With 9 commands, gamma 0.99 and alpha
-    0.05 it is 11, against a reward of 1.
+    Success ends the episode and with it this income: where it exceeds the (scaled)
+    reward of success, the better policy never succeeds. With 9 commands, gamma 0.99
+    and alpha 0.05 it is 11, against a reward of 1. Only the bootstrap of a target is
+    soft, so items of n steps earn one bonus in n steps and about an n-th of this; but
+    items shorter than n, at the end of an episode, earn it as often as single steps.
 
     Args:
       alpha: temperature.
       entropy_share: share of alpha that enters the target, 0 for none, 1 for all.
       num_commands: |A|, the largest number of admissible commands.
       gamma: discount of one step.
-      n_step: steps of an item of the replay.
 
     Returns:
       The worth, in units of the (scaled) reward.
@@ -189,11 +191,9 @@ def never_succeeding_worth(
         raise ValueError(f"entropy_share is {entropy_share}, must be within [0, 1]")
     if num_commands < 1:
         raise ValueError(f"num_commands is {num_commands}, must be at least 1")
-    if n_step < 1:
-        raise ValueError(f"n_step is {n_step}, must be at least 1")
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma is {gamma}, must be within [0, 1]")
     bonus = entropy_share * alpha * math.log(num_commands)
     if bonus == 0:
         return 0.0
-    return bonus / (1 - gamma**n_step) if gamma < 1 else math.inf
+    return bonus / (1 - gamma) if gamma < 1 else math.inf

@@ -46,6 +46,8 @@ class QError(NamedTuple):
 
 
 class CriticLoss(NamedTuple):
+    """The critic's loss, and how far each row is from its target."""
+
     loss: jax.Array  # []
     td_error: jax.Array  # [B], target - Q; zero where masked
     metrics: Metrics

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 class Head(nn.Module):
     """One scalar a hidden state, by an MLP with ReLU.
 
-    Give it the last prompt token for V(s), or a command's last node for Q(s, a).
-    The last layer starts small, so the first values are near zero (a logit's: near
-    one half), and it is in float32.
+    Give it the last prompt token for V(s), or a command's nodes for Q(s, a) (how many
+    of them: `policy.score.q_of_path`, `q_of_last_node`). The smaller `final_std`, the
+    nearer to zero the first values (a logit's: to one half). It works in float32.
     """
 
     widths: Sequence[int]  # of the inner layers

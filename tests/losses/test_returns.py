@@ -1,4 +1,4 @@
-"""GAE and n-step returns against a plain loop, rlax, and two episodes by hand."""
+"""GAE against a plain loop, rlax, and two episodes by hand."""
 
 from typing import Any
 

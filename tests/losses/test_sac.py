@@ -218,10 +218,6 @@ def test_worth_of_never_succeeding():
     assert sac.never_succeeding_worth(0.05, 0.0, 9, 0.99) == 0.0
     assert sac.never_succeeding_worth(0.05, 1.0, 1, 1.0) == 0.0
     assert sac.never_succeeding_worth(0.05, 1.0, 9, 1.0) == math.inf
-    # Three steps a bonus: 0.1 * log 2 / (1 - 1/8)
-    np.testing.assert_allclose(
-        sac.never_succeeding_worth(0.1, 1.0, 2, 0.5, n_step=3), 0.1 * np.log(2) * 8 / 7
-    )
 
 
 @pytest.mark.parametrize(
@@ -231,7 +227,6 @@ def test_worth_of_never_succeeding():
         ((0.1, 2.0, 9, 0.9), r"entropy_share is 2.0, must be within \[0, 1\]"),
         ((0.1, 1.0, 0, 0.9), "num_commands is 0, must be at least 1"),
         ((0.1, 1.0, 9, 1.9), r"gamma is 1.9, must be within \[0, 1\]"),
-        ((0.1, 1.0, 9, 0.9, 0), "n_step is 0, must be at least 1"),
     ],
 )
 def test_worth_names_what_is_out_of_range(args, message):
