@@ -44,6 +44,10 @@ def parallel_of(config: Any) -> devices.Parallel:
       ConfigError: for an unknown way, or more devices than there are.
     """
     make = playground.pick(PARALLEL, config.parallel, "parallel")
+    border.require(
+        config.parallel != "jit" or config.num_devices in (0, 1),
+        "num_devices", config.num_devices, "0 or 1 with config.parallel=jit",
+    )  # fmt: skip
     try:
         return make(config.num_devices or None)
     except ValueError as error:
@@ -76,7 +80,7 @@ def train(
     place = workdir.open_workdir(
         folder, config.to_dict(), border.parse_resume(config.resume), MAY_DIFFER, needed
     )
-    playground.save_tokenizer(task, place.path / "tokenizer")
+    playground.save_tokenizer(task, place.path / "hf")
     agent, scenes = method.agent, config.eval
     evaluation = playground.make_evaluation(
         task, agent, scenes.seed, max(scenes.scenes, scenes.final_scenes)
@@ -101,16 +105,22 @@ def train(
         ),
         evaluate_random=lambda: evaluation.random(nothing, scenes.final_scenes),
         check=lambda state, row: _check_stuck(task, parallel.num_devices, state, row),
-        dump=lambda state, path: files.write_arrays(
-            path, jax.device_get(state[1].bad_batch)
-        ),
+        dump=_dump,
         restore=_restorer(config, parallel, make_method),
         devices=parallel.num_devices,
     )
-    result = loop.train(program, _schedule(config, method), place)
-    if result.after is not None:
-        shown = episodes.play(task, agent, params(result.state), scenes.episodes_shown)
-        _conclude(place.path, result, result.after, shown)
+    try:
+        result = loop.train(program, _schedule(config, method), place)
+        if result.after is not None:
+            shown = episodes.play(
+                task, agent, params(result.state), scenes.episodes_shown
+            )
+            _conclude(place.path, result, result.after, shown)
+    except OSError as error:
+        raise files.RunError(
+            f"{error} ({files.free_space(place.path)} of disk free). The same command "
+            f"goes on from the newest checkpoint in {place.path}"
+        ) from error
 
 
 def _keep_compiled() -> None:
@@ -161,6 +171,12 @@ def _schedule(config: Any, method: Method) -> loop.Schedule:
         keep=config.log.keep_checkpoints,
         nonfinite_limit=NONFINITE_LIMIT,
     )
+
+
+def _dump(state: PyTree, path: pathlib.Path) -> None:
+    """Writes the last batch whose update was skipped to `path`.npz."""
+    whole = path.with_name(f"{path.name}.npz")
+    files.write_arrays(whole, jax.device_get(state[1].bad_batch))
 
 
 def _check_stuck(task, num_devices: int, state: PyTree, row: metrics.Row) -> None:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from rljax.training.files import RunError, human_bytes
+from rljax.training.files import RunError, free_space, human_bytes
 from rljax.types import PyTree
 
 
@@ -88,7 +88,7 @@ def save(
                 _remove(folder, old)
         _wait("saved")
     except Exception as error:  # Orbax raises all kinds when a disk is full
-        free = _free(folder)
+        free = free_space(folder)
         shutil.rmtree(part, ignore_errors=True)
         raise RunError(
             f"checkpoint {folder / str(update)} cannot be written ({free} of disk "
@@ -262,13 +262,6 @@ def _remove(folder: pathlib.Path, update: int) -> None:
 def _wait(name: str) -> None:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"checkpoint_{name}")
-
-
-def _free(folder: pathlib.Path) -> str:
-    try:
-        return human_bytes(shutil.disk_usage(folder).free)
-    except OSError:
-        return "unknown"
 
 
 def _first_line(error: BaseException) -> str:

@@ -49,7 +49,7 @@ def evaluator(env: Env, act: Act) -> Callable[..., Outcomes]:
             action = act(params, obs, keys, temperature)
             states, outcome = jax.vmap(env.step)(states, action.command)
             live = ~done.ended
-            stuck = live & ~jnp.any(jnp.isfinite(action.log_pi), axis=-1)
+            stuck = live & jnp.all(action.log_pi == -jnp.inf, axis=-1)
             stuck_obs = jax.tree.map(
                 lambda new, old: _where(stuck, new, old), obs, stuck_obs
             )

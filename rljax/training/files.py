@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -54,6 +55,14 @@ def plain(leaf: Any) -> Any:
         leaf.dtype, jax.dtypes.prng_key
     )
     return jax.random.key_data(leaf) if is_key else leaf
+
+
+def free_space(folder: pathlib.Path) -> str:
+    """Free bytes of the disk a folder is on, for people."""
+    try:
+        return human_bytes(shutil.disk_usage(folder).free)
+    except OSError:
+        return "unknown"
 
 
 def human_bytes(count: float) -> str:

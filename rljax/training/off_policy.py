@@ -214,7 +214,8 @@ def make(parts: Parts) -> Callable[[PyTree, Local], tuple[PyTree, Local, Metrics
             nothing = jax.tree.map(jnp.zeros_like, sums)
             return state, key, bad_batch, nothing, jnp.int32(0)
 
-        ready = ring.can_sample(local.original, config.min_size // parts.num_devices)
+        share = -(-config.min_size // parts.num_devices)
+        ready = ring.can_sample(local.original, share)
         if parts.axis_name is not None:  # all devices learn, or none
             ready = jax.lax.pmin(ready.astype(jnp.int32), parts.axis_name) > 0
         state, key, bad_batch, metrics, taken = jax.lax.cond(

@@ -81,7 +81,7 @@ def note_stuck(local: Any, log_pi: jax.Array, obs: Observation) -> Any:
     Returns:
       `local` with those two brought up to date.
     """
-    stuck = ~jnp.any(jnp.isfinite(log_pi), axis=-1)
+    stuck = jnp.all(log_pi == -jnp.inf, axis=-1)  # NaN is another fault
     first = jax.tree.map(lambda x: x[jnp.argmax(stuck)], obs)
     news = (local.stuck == 0) & jnp.any(stuck)
     return dataclasses.replace(

@@ -4,21 +4,23 @@ The processes share the compilation cache of the suite, so each program is compi
 by the first of them.
 """
 
+import errno
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import types
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import border, playground, ppo_glam, run, sac_glam
-from experiments.configs import sac_glam as sac_configs
+from experiments import border, ppo_glam, run, sac_glam
 from rljax.training import checkpoint, devices
 from rljax.training.files import plain
 
@@ -30,6 +32,9 @@ CALLS = 16
 KILLED_RUNS = int(os.environ.get("RLJAX_KILLED_RUNS", "1"))
 
 
+EIGHT = "--xla_force_host_platform_device_count=8"
+
+
 def words(method: str, path: pathlib.Path) -> list[str]:
     return [
         f"--config=experiments/configs/{method}.py:smoke",
@@ -38,7 +43,9 @@ def words(method: str, path: pathlib.Path) -> list[str]:
     ]
 
 
-def start(method: str, path: pathlib.Path, *more: str) -> subprocess.Popen:
+def start(
+    method: str, path: pathlib.Path, *more: str, xla_flags: str = ""
+) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", f"experiments.{method}", *words(method, path), *more],
         stdout=subprocess.PIPE,
@@ -47,7 +54,7 @@ def start(method: str, path: pathlib.Path, *more: str) -> subprocess.Popen:
         cwd=ROOT,
         env={
             **os.environ,
-            "XLA_FLAGS": "",
+            "XLA_FLAGS": xla_flags,
             "JAX_COMPILATION_CACHE_DIR": jax.config.values["jax_compilation_cache_dir"],
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -55,8 +62,8 @@ def start(method: str, path: pathlib.Path, *more: str) -> subprocess.Popen:
     )
 
 
-def finish(method: str, path: pathlib.Path, *more: str) -> str:
-    process = start(method, path, *more)
+def finish(method: str, path: pathlib.Path, *more: str, xla_flags: str = "") -> str:
+    process = start(method, path, *more, xla_flags=xla_flags)
     said, _ = process.communicate()
     assert process.returncode == 0, said
     return said
@@ -169,7 +176,10 @@ def test_a_run_leaves_what_it_should(whole, method):
     assert "<html" in page and "grasp" in page
     assert "report: " in said and "after" in said
     assert len(list((path / "checkpoints").glob("[0-9]*"))) == 2
-    assert (path / "tokenizer" / "tokenizer.json").is_file()
+    assert (path / "hf" / "tokenizer.json").is_file()
+    shown = json.loads((path / "rollouts" / "episodes.json").read_text())
+    commands = [c for e in shown for step in e["steps"] for c in step["commands"]]
+    assert {c["q"] is None for c in commands} == {method == "ppo_glam"}
 
 
 def test_a_finished_run_goes_on_and_says_so(whole):
@@ -212,6 +222,47 @@ def test_sigterm_saves_exits_0_and_the_rest_is_the_same_run(whole, tmp_path, tar
     assert_same_run("ppo_glam", path, whole("ppo_glam")[0], target)
 
 
+def test_a_run_of_one_device_goes_on_with_eight(whole, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(whole("sac_glam")[0], path)
+    before = rows(path)
+    more = ["--config.parallel=pmap", "--config.total_env_steps=1536"]
+    said = finish("sac_glam", path, *more, xla_flags=EIGHT)
+    assert f"going on from update {before[-1]['updates']}" in said
+    after = rows(path)
+    assert after[: len(before)] == before and after[-1]["env_steps"] == 1_536
+    assert after[-1]["updates"] == before[-1]["updates"] + 512 // 8
+    assert np.isfinite(after[-1]["critic/loss"]) and after[-1]["train/skipped"] == 0
+    # Every item of the ring came along.
+    grown = after[-1]["replay/original_size"], before[-1]["replay/original_size"]
+    assert grown[0] == min(512, grown[1] + 512)
+
+
+def test_a_disk_that_fills_up_is_told_in_words(tmp_path, monkeypatch, capsys):
+    def full(program, schedule, place):
+        raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
+
+    monkeypatch.setattr(run.loop, "train", full)
+    given = [*words("ppo_glam", tmp_path)[1:], "--config.eval.final_scenes=1"]
+    spec = ROOT / "experiments" / "configs" / "ppo_glam.py:smoke"
+    monkeypatch.setattr("sys.argv", ["main", f"--config={spec}", *given])
+    with pytest.raises(SystemExit) as ended:
+        border.run(ppo_glam.main, "Trains.")
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.startswith("error: ")
+    assert "No space left on device: 'metrics.jsonl'" in error
+    assert "of disk free" in error and str(tmp_path) in error
+
+
+def test_a_bad_batch_is_written_whole(tmp_path):
+    batch = {"obs": np.arange(6).reshape(2, 3), "action": np.array([1, 2])}
+    state = (), types.SimpleNamespace(bad_batch=batch)
+    run._dump(state, tmp_path / "nonfinite" / "64")
+    with np.load(tmp_path / "nonfinite" / "64.npz") as found:
+        np.testing.assert_array_equal(found["['obs']"], batch["obs"])
+        np.testing.assert_array_equal(found["['action']"], batch["action"])
+
+
 # What is refused.
 
 
@@ -222,126 +273,3 @@ def test_a_wrong_key_ends_the_process_with_2(tmp_path):
     assert "config.loop.batchsize is not a setting" in said
     assert "did you mean config.loop.batch_size?" in said
     assert "Traceback" not in said and not (tmp_path / "run").exists()
-
-
-@pytest.fixture(scope="module")
-def task():
-    return playground.make_task(sac_configs.get_config("smoke"))
-
-
-@pytest.fixture
-def main(task, monkeypatch, tmp_path, capsys):
-    """(method, flags) -> exit code, output, error; nothing is trained."""
-
-    def train(config, folder, task, make_method):
-        make_method(run.parallel_of(config))
-
-    monkeypatch.setattr(run, "train", train)
-    monkeypatch.setattr(playground, "make_task", lambda config: task)
-
-    def call(method, *flags, scale="smoke"):
-        spec = ROOT / "experiments" / "configs" / f"{method}.py"
-        given = [f"--config={spec}:{scale}", f"--workdir={tmp_path}", *flags]
-        monkeypatch.setattr("sys.argv", ["main", *given])
-        with pytest.raises(SystemExit) as ended:
-            border.run(MAINS[method], "Trains.")
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return call
-
-
-@pytest.mark.parametrize("method", ["sac_glam", "ppo_glam"])
-def test_the_scale_itself_is_not_refused(main, method):
-    assert main(method)[::2] == (0, "")
-    assert main(method, "--config.parallel=pmap")[::2] == (0, "")
-
-
-@pytest.mark.parametrize(
-    "method, flag, message",
-    [
-        ("sac_glam", "agent.lr=1", "config.agent.lr is not a setting"),
-        ("sac_glam", "loop.num_envs=x", "loop.num_envs is 'x': it must be of type int"),
-        ("sac_glam", "loop.num_envs=0", "loop.num_envs is 0: it must be at least 1"),
-        ("ppo_glam", "loop.num_envs=0", "loop.num_envs is 0: it must be at least 1"),
-        (
-            "sac_glam",
-            "loop.her_ratio=1.5",
-            "loop.her_ratio is 1.5: it must be in [0, 1]",
-        ),
-        (
-            "sac_glam",
-            "loop.batch_size=1024",
-            "loop.batch_size is 1024: it must be at most loop.capacity, 512",
-        ),
-        (
-            "sac_glam",
-            "loop.min_size=600",
-            "min_size is 600, more than the ring ever holds: capacity 512",
-        ),
-        (
-            "sac_glam",
-            "loop.n_step=19",
-            "loop.n_step is 19: it must be at most env.limit, 17",
-        ),
-        (
-            "sac_glam",
-            "hindsight.strategy=best",
-            "hindsight.strategy is 'best': it must be one of achieved, final",
-        ),
-        ("sac_glam", "hindsight.her_k=0", "hindsight.her_k is 0: it must be at least"),
-        ("sac_glam", "critic_error=l1", "critic_error is 'l1': it must be one of"),
-        ("sac_glam", "agent.reward_scale=2.0", "agent.reward_scale is 2.0: it must be"),
-        ("sac_glam", "parallel=tpu", "config.parallel is 'tpu': it must be one of jit"),
-        (
-            "ppo_glam",
-            "loop.minibatch_size=48",
-            "minibatch_size is 48, which does not divide a rollout of 8 x 8 = 64",
-        ),
-        ("ppo_glam", "agent.gamma=2.0", "agent.gamma is 2.0: it must be in [0, 1]"),
-    ],
-)
-def test_what_cannot_be_is_refused_by_name(main, method, flag, message):
-    code, _, error = main(method, f"--config.{flag}")
-    assert code == 2 and message in error
-    assert error.startswith("error: ") and "Traceback" not in error
-
-
-def test_shares_that_do_not_come_out_are_refused(main):
-    flags = ("--config.parallel=pmap", "--config.loop.num_envs=12")
-    code, _, error = main("sac_glam", *flags)
-    assert code == 2
-    assert "num_envs is 12, which 8 devices cannot share evenly" in error
-    code, _, error = main(
-        "sac_glam", "--config.parallel=pmap", "--config.num_devices=9"
-    )
-    assert code == 2 and "config.num_devices: pmap over 9 devices, but 8" in error
-
-
-def test_an_unknown_scale_is_refused(main):
-    code, _, error = main("sac_glam", scale="huge")
-    assert code == 2
-    assert "one of smoke, quickstart, playground, paper, got 'huge'" in error
-
-
-def test_a_target_that_pays_for_never_succeeding_is_refused(main):
-    # Nine commands for ever: 0.05 ln 9 / (1 - 0.99) = 11.0, success is worth 1.
-    trap = [
-        "--config.critic_error=squared_error",
-        "--config.agent.entropy_in_target=1.0",
-        "--config.agent.alpha=0.05",
-        "--config.loop.gamma=0.99",
-        "--config.loop.n_step=1",
-    ]
-    code, said, error = main("sac_glam", *trap)
-    assert code == 2
-    assert "worth of never succeeding: at most 11 " in said
-    assert "worth of success: 1" in said
-    assert "agent.entropy_in_target is 1.0" in error
-    assert "--config.allow_entropy_trap=True" in error
-    code, said, error = main("sac_glam", *trap, "--config.allow_entropy_trap=True")
-    assert code == 0 and not error
-    assert "worth of never succeeding: at most 11 " in said
-    # Worth 0.99 of the success is not refused.
-    code, _, error = main("sac_glam", *trap, "--config.agent.alpha=0.0045")
-    assert code == 0, error
