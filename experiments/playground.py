@@ -40,6 +40,23 @@ WARM_LIMITS = {
     "num_envs": AT_LEAST_ONE,
     "learning_rate": POSITIVE,
 }
+SHARED_LIMITS = {
+    "num_devices": Limit(0),
+    "total_env_steps": AT_LEAST_ONE,
+    "env.num_objects": AT_LEAST_ONE,
+    "env.inventory": AT_LEAST_ONE,
+    "env.limit": AT_LEAST_ONE,
+    "env.history": Limit(0),
+    "model.head_width": AT_LEAST_ONE,
+    "model.head_std": POSITIVE,
+    "eval.every_env_steps": AT_LEAST_ONE,
+    "eval.scenes": AT_LEAST_ONE,
+    "eval.final_scenes": AT_LEAST_ONE,
+    "eval.seed": Limit(0),
+    "eval.episodes_shown": Limit(0),
+    "log.checkpoint_every_updates": AT_LEAST_ONE,
+    "log.keep_checkpoints": AT_LEAST_ONE,
+}
 CHUNK = 125  # scenes evaluated at a time: one program serves every panel
 CHECKED_STATES = 64  # rendered both ways before a run starts
 
@@ -78,10 +95,11 @@ def make_task(config: Any, command_filter: make.CommandFilter | None = None) -> 
         tokenizer that cannot say what the world says, or a filter that leaves no
         command.
     """
-    for key in ("num_objects", "limit"):
-        _within(config.env[key], AT_LEAST_ONE, f"env.{key}")
-    for key in ("inventory", "history"):
-        _within(config.env[key], Limit(0), f"env.{key}")
+    for key, limit in SHARED_LIMITS.items():
+        value = config
+        for name in key.split("."):
+            value = value[name]
+        require(limit.holds(value), key, value, str(limit))
     world = pick(WORLDS, config.env.world, "env.world")()
     goals = goals_lib.goals_of(world)
     layout = pieces.Layout(
@@ -90,11 +108,7 @@ def make_task(config: Any, command_filter: make.CommandFilter | None = None) -> 
         config.env.history,
         sequences=config.env.sequences,
     )
-    tokens = (
-        tokenizer.load(config.model.tokenizer)
-        if config.model.tokenizer
-        else tokenizer.word_level(render.vocabulary(world, goals, layout))
-    )
+    tokens = _tokens(config, lambda: render.vocabulary(world, goals, layout))
     kind = goals_lib.every if config.env.sequences else goals_lib.singles
     splits = {"train": kind(goals, True), "test": kind(goals, False)}
     try:
@@ -114,15 +128,7 @@ def make_task(config: Any, command_filter: make.CommandFilter | None = None) -> 
         )
     except ValueError as error:
         raise ConfigError(f"config.env: {error}") from error
-    size = pick(SIZES, config.model.size, "model.size")(len(tokens))
-    width = config.model.head_width
-    _within(width, AT_LEAST_ONE, "model.head_width")
-    std = config.model.head_std
-    _within(std, POSITIVE, "model.head_std")
-    read_q = pick(READ_Q, config.model.read_q, "model.read_q")
-    policy = networks.make(size, tokens.eos_token_id, (width, width), std, read_q)
-    warm = typed(config.warm_start, warm_start.Config, WARM_LIMITS, "warm_start")
-    policy = warm_start.warm_start(policy, env, tokens.eos_token_id, warm)
+    policy = _policy(config, tokens, env)
 
     def read(obs):
         prompt = jax.vmap(env.prompt)(obs)
@@ -135,16 +141,44 @@ def make_task(config: Any, command_filter: make.CommandFilter | None = None) -> 
     return task
 
 
-def _within(value: float, limit: Limit, key: str) -> None:
-    require(limit.holds(value), key, value, str(limit))
+def _tokens(config: Any, words: Callable[[], Any]) -> Any:
+    """The tokenizer of a folder, or of the world's own words."""
+    if not config.model.tokenizer:
+        return tokenizer.word_level(words())
+    try:
+        return tokenizer.load(config.model.tokenizer)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"config.model.tokenizer: {error}") from error
+
+
+def _policy(config: Any, tokens: Any, env: Env) -> networks.Networks:
+    """The model of the config, warm where that says so."""
+    size = pick(SIZES, config.model.size, "model.size")(len(tokens))
+    widths = (config.model.head_width, config.model.head_width)
+    read_q = pick(READ_Q, config.model.read_q, "model.read_q")
+    policy = networks.make(
+        size, tokens.eos_token_id, widths, config.model.head_std, read_q
+    )
+    warm = typed(config.warm_start, warm_start.Config, WARM_LIMITS, "warm_start")
+    return warm_start.warm_start(policy, env, tokens.eos_token_id, warm)
 
 
 def _check(task: Task) -> None:
-    """Compares both renderings, and asks for a command, in sampled states."""
+    """Compares both renderings, and asks for a command, in sampled states.
+
+    Raises:
+      ConfigError: if they differ, or a state leaves none.
+    """
     states = panel(task, "train", None, 0, CHECKED_STATES)
     observations = jax.jit(jax.vmap(task.env.observe))(states)
-    check_commands(task.env, observations)
-    rendering.check_rendering(task.tokenizer, task.env, observations)
+    try:
+        check_commands(task.env, observations)
+    except ValueError as error:
+        raise ConfigError(f"config.env: {error}") from error
+    try:
+        rendering.check_rendering(task.tokenizer, task.env, observations)
+    except ValueError as error:
+        raise ConfigError(f"config.model.tokenizer: {error}") from error
 
 
 def panel(task: Task, split: str, kind: str | None, seed: int, size: int) -> PyTree:

@@ -13,6 +13,7 @@ from rljax.training import devices, on_policy
 
 AGENT_LIMITS = {
     "learning_rate": POSITIVE,
+    "adam_epsilon": POSITIVE,
     "max_grad_norm": POSITIVE,
     "gamma": SHARE,
     "gae_lambda": SHARE,

@@ -35,10 +35,10 @@ AGENT_LIMITS = {
     "learning_rate": POSITIVE,
     "max_grad_norm": POSITIVE,
     "alpha": POSITIVE,
-    "alpha_target_ratio": Limit(0),
+    "alpha_target_ratio": SHARE,
     "alpha_learning_rate": POSITIVE,
     "alpha_decay": Limit(0),
-    "entropy_in_target": Limit(0),
+    "entropy_in_target": SHARE,
     "target_step": Limit(0, 1, above=True),
     "warmup_updates": Limit(0),
     "actor_weight": Limit(0),
@@ -100,10 +100,12 @@ def make_hindsight(
     config: Any, loop_config: off_policy.Config, task: playground.Task
 ) -> hindsight.Hindsight | None:
     """How finished episodes are told again; None where her_ratio is 0."""
+    how = config.hindsight
+    require(how.her_k >= 1, "hindsight.her_k", how.her_k, "at least 1")
+    strategy = playground.pick(STRATEGIES, how.strategy, "hindsight.strategy")
+    choice = playground.pick(CHOICES, how.choice, "hindsight.choice")
     if loop_config.her_ratio == 0:
         return None
-    her_k = config.hindsight.her_k
-    require(her_k >= 1, "hindsight.her_k", her_k, "at least 1")
     goals, pairs = task.goals, None
     if config.env.sequences:
         pairs = goals.sequence_allowed & goals.train[:, None]
@@ -112,11 +114,9 @@ def make_hindsight(
     return hindsight.Hindsight(
         table=table,
         with_goal=task.env.with_goal,
-        strategy=playground.pick(
-            STRATEGIES, config.hindsight.strategy, "hindsight.strategy"
-        ),
-        weighting=playground.pick(CHOICES, config.hindsight.choice, "hindsight.choice"),
-        her_k=her_k,
+        strategy=strategy,
+        weighting=choice,
+        her_k=how.her_k,
         num_steps=loop_config.n_step,
         gamma=loop_config.gamma,
     )
@@ -124,6 +124,12 @@ def make_hindsight(
 
 def _check(config, agent_config, loop_config, error, task) -> None:
     """What single keys cannot know."""
+    require(
+        not (agent_config.alpha_decay and agent_config.alpha_target_ratio),
+        "agent.alpha_decay", agent_config.alpha_decay,
+        "0 where agent.alpha_target_ratio moves alpha, "
+        f"{agent_config.alpha_target_ratio:g}",
+    )  # fmt: skip
     require(
         loop_config.n_step <= config.env.limit,
         "loop.n_step", loop_config.n_step, f"at most env.limit, {config.env.limit}",
@@ -145,20 +151,20 @@ def _check(config, agent_config, loop_config, error, task) -> None:
             "0 with sigmoid_cross_entropy, whose Q lies in [0, 1]",
         )  # fmt: skip
     commands = task.env.sizes.commands
+    first = " where it starts" if agent_config.alpha_target_ratio else ""
     worth = sac.never_succeeding_worth(
-        agent_config.alpha, agent_config.entropy_in_target, commands,
-        loop_config.gamma, loop_config.n_step,
-    )  # fmt: skip
+        agent_config.alpha, agent_config.entropy_in_target, commands, loop_config.gamma
+    )
     print(
         f"worth of never succeeding: at most {worth:.3g} (entropy bonuses of "
-        f"{commands} commands at alpha {agent_config.alpha:g}, "
+        f"{commands} commands at alpha {agent_config.alpha:g}{first}, "
         f"entropy_in_target {agent_config.entropy_in_target:g}); "
         f"worth of success: {agent_config.reward_scale:g}"
     )
     require(
         worth < agent_config.reward_scale or config.allow_entropy_trap,
         "agent.entropy_in_target", agent_config.entropy_in_target,
-        f"so small that never succeeding is worth less than success: now it is worth "
+        "so small that never succeeding is worth less than success: now it is worth "
         f"{worth:.3g}, success {agent_config.reward_scale:g}. Lower agent.alpha, "
         "raise agent.reward_scale, or set --config.allow_entropy_trap=True",
     )  # fmt: skip

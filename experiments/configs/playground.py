@@ -69,4 +69,8 @@ def shared(scale: str) -> config_dict.ConfigDict:
         config.total_env_steps = 64_000
         config.eval.scenes = 64
         config.eval.final_scenes = 128
+    if scale == "paper":
+        # Of PPO-GLAM; SAC-GLAM's later code counts 500,000 episodes. It shows the
+        # policy no earlier commands, which sequences need here: `history` stays.
+        config.total_env_steps = 1_500_000
     return config

@@ -18,6 +18,7 @@ def get_config(scale: str = "quickstart") -> config_dict.ConfigDict:
     # Every key is a field of rljax.agents.ppo_glam.Config.
     config.agent = config_dict.ConfigDict()
     config.agent.learning_rate = 1e-3
+    config.agent.adam_epsilon = 1e-8
     config.agent.max_grad_norm = 0.5
     config.agent.gamma = 0.9
     config.agent.gae_lambda = 0.95
@@ -49,6 +50,7 @@ def get_config(scale: str = "quickstart") -> config_dict.ConfigDict:
         config.model.size = "small"
         config.model.head_width = 1_024
         config.agent.learning_rate = 1e-6  # theirs, for a pretrained model
+        config.agent.adam_epsilon = 1e-5
         config.agent.gamma = 0.99
         config.agent.entropy_weight = 0.01
         config.agent.gae_lambda = 0.99

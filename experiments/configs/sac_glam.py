@@ -80,7 +80,10 @@ def get_config(scale: str = "quickstart") -> config_dict.ConfigDict:
         config.critic_error = "squared_error"
         config.model.read_q = "last_node"
         config.agent.learning_rate = 1e-4
+        config.agent.max_grad_norm = None
         config.agent.alpha = 0.05  # exp(-3), annealed as there
+        # At the first alpha never succeeding is worth more than success: their setting.
+        config.allow_entropy_trap = True
         config.agent.alpha_decay = 1e-3
         config.agent.entropy_in_target = 1.0
         config.agent.target_step = 0.005
@@ -93,5 +96,7 @@ def get_config(scale: str = "quickstart") -> config_dict.ConfigDict:
         config.loop.batch_size = 256
         config.loop.capacity = 500_000
         config.loop.relabelled_capacity = 500_000
+        config.loop.min_size = 256
+        config.loop.random_steps = 0
         config.loop.gamma = 0.99
     return config

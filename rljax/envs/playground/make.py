@@ -48,10 +48,11 @@ def make(
       history: H, earlier commands shown in the prompt.
       sequences: whether prompts have room for a sequence; as the sampler's goals
         need it unless given. Relabelling with sequences needs it too.
-      command_filter: a pure function from an observation to bool [A], False for
-        commands to rule out on top of the inadmissible ones. It holds wherever
-        commands do: in acting, in targets, in evaluation. It must leave a command in
-        every state; `base.check_commands` names one where it does not.
+      command_filter: a pure function from an observation, its goal left unread
+        (hindsight changes that afterwards), to bool [A], False for commands to rule
+        out on top of the inadmissible ones. It holds wherever commands do: in acting,
+        in targets, in evaluation. It must leave a command in every state;
+        `base.check_commands` names one where it does not.
 
     Returns:
       The environment.
