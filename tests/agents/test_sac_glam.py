@@ -224,7 +224,11 @@ def test_kl_to_the_initial_policy_is_zero_at_first_and_holds_it_back():
     assert moved(held) < 0.2 * moved(free)
 
 
-@pytest.mark.parametrize("settings", [{}, {"alpha_target_ratio": 0.5}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"alpha_target_ratio": 0.5}, {"shared_trunk": False, "kl_weight": 0.3}],
+    ids=["shared", "automatic alpha", "separate trunk and KL"],
+)
 def test_eight_devices_equal_one(settings):
     batch = make_batch(64, seed=1)
     one = devices.jit()

@@ -143,7 +143,7 @@ def test_equals_one_sequence_for_each_command(name):
     np.testing.assert_array_equal(q[~mask], 0.0)
 
 
-@pytest.mark.parametrize("name", ["prefixes", "random_0", "largest"])
+@pytest.mark.parametrize("name", ["prefixes", "random_0", "one_command", "largest"])
 def test_gradients_equal_those_of_one_sequence_for_each_command(name):
     p, prompt, commands = params(), prompts(3), stack(CASES[name])
     weights = jnp.asarray(np.random.default_rng(1).standard_normal((3, A)))
