@@ -280,8 +280,12 @@ def _learn(
         epoch, (state, local.bad_batch), jnp.stack(epoch_keys)
     )
     local = dataclasses.replace(local, key=key, bad_batch=bad)
-    sums = jax.tree.map(jnp.sum, metrics)
-    return state, local, sums, jnp.int32(config.epochs * (total // size))
+    taken = config.epochs * (total // size)
+    # Nothing has moved yet, so the learner's log-probabilities should be those of the
+    # policy that acted. Times `taken`, for sums become means over updates.
+    first = taken * metrics["train/approx_kl"][0, 0]
+    sums = jax.tree.map(jnp.sum, metrics) | {"offpolicy/first_kl": first}
+    return state, local, sums, jnp.int32(taken)
 
 
 def _metrics(parts, state, local: Local, episodes, sums, count) -> Metrics:

@@ -182,6 +182,12 @@ def test_a_run_leaves_what_it_should(whole, method):
     assert {c["q"] is None for c in commands} == {method == "ppo_glam"}
 
 
+def test_the_sampler_is_the_learner(whole):
+    learnt = [row for row in rows(whole("ppo_glam")[0]) if row["updates"]]
+    assert max(row["offpolicy/first_kl"] for row in learnt) < 1e-9
+    assert min(row["train/approx_kl"] for row in learnt) > 1e-7
+
+
 def test_a_finished_run_goes_on_and_says_so(whole):
     path, _ = whole("sac_glam")
     before, files = rows(path), evaluations(path)
