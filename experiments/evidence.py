@@ -71,6 +71,17 @@ def _tuned(method: str, changes: dict[str, Any]) -> Cell:
     return Cell(method, BASES[method] | changes | SHORT, TUNING)
 
 
+# A look at :playground, where the grids' winners turned out too random for sequences.
+FIXED = {
+    "ppo": {"agent.entropy_weight": 0.1, "agent.entropy_decay": 0.0},
+    "sac": {"agent.alpha": 0.03, "agent.alpha_decay": 0.0},
+}
+
+
+def _looked_at(method: str, changes: dict[str, Any]) -> Cell:
+    return Cell(method, FIXED[method] | changes | {"eval.final_scenes": 64}, (100,))
+
+
 def _ablated(changes: dict[str, Any]) -> Cell:
     return Cell("sac", changes | SHORT, THREE)
 
@@ -116,6 +127,29 @@ STUDIES: dict[str, dict[str, Cell]] = {
             "sac", {"agent.alpha": 0.03, "agent.target_step": 0.03}
         ),
     },
+    "ppo_look": {
+        "fixed": _looked_at("ppo", {}),
+        "entropy_0.03": _looked_at("ppo", {"agent.entropy_weight": 0.03}),
+        "decay": _looked_at("ppo", {"agent.entropy_decay": 5e-3}),
+        "decay_epochs_8": _looked_at(
+            "ppo", {"agent.entropy_decay": 2.5e-3, "loop.epochs": 8}
+        ),
+    },
+    "sac_look": {
+        "fixed": _looked_at("sac", {}),
+        "decay": _looked_at("sac", {"agent.alpha_decay": 1e-3}),
+        "decay_warm_start": _looked_at(
+            "sac", {"agent.alpha_decay": 1e-3, "warm_start.updates": 1_000}
+        ),
+        "decay_updates_16": _looked_at(
+            "sac",
+            {
+                "agent.alpha_decay": 2.5e-4,
+                "loop.updates_per_iteration": 16,
+                "loop.iterations_per_call": 4,
+            },
+        ),
+    },
     # The defaults are her_ratio 0.5, n_step 3 and no warm-up.
     "ablations": {
         "default": _ablated({}),
@@ -123,6 +157,8 @@ STUDIES: dict[str, dict[str, Cell]] = {
         "her_0.25": _ablated({"loop.her_ratio": 0.25}),
         "her_0.8": _ablated({"loop.her_ratio": 0.8}),
         "n_step_1": _ablated({"loop.n_step": 1}),
+        "last_node": _ablated({"model.read_q": "last_node"}),
+        "squared_error": _ablated({"critic_error": "squared_error"}),
         "warmup_200": _ablated({"agent.warmup_updates": 200}),
     },
 }  # fmt: skip
