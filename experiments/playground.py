@@ -1,5 +1,6 @@
 """What the experiments on Playground-Text share: world, policy, evaluation."""
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from rljax.policy import networks, score
 from rljax.rollout.unroll import environment_keys
 from rljax.text import rendering, tokenizer, trie
 from rljax.training import evaluate, warm_start
-from rljax.types import Key, Params, PyTree
+from rljax.types import Key, PyTree
 
 # What a flag may name, and the function it stands for.
 WORLDS = {"a": worlds.world_a, "b": worlds.world_b}
@@ -221,15 +222,16 @@ def kinds_of(task: Task) -> list[str]:
 class Evaluation(NamedTuple):
     """Success by panel and kind: `eval/<split>_<how>/<kind>`."""
 
-    policy: Callable[[Params, int], dict[str, float]]  # (params, scenes per kind)
-    random: Callable[[Params, int], dict[str, float]]
+    policy: Callable[..., dict[str, float]]  # (params, scenes per kind, pause)
+    random: Callable[..., dict[str, float]]  # the same
 
 
 def make_evaluation(task: Task, agent: Agent, seed: int, most: int) -> Evaluation:
     """Panels of up to `most` scenes a kind, and how to play them.
 
     Scenes come from `seed` alone, so every method and every run meets the same ones;
-    a shorter panel is the beginning of a longer one.
+    a shorter panel is the beginning of a longer one. `pause` is called between chunks
+    of scenes, and may raise.
     """
     panels = {
         (split, kind): panel(task, split, kind, seed + index, most)
@@ -240,9 +242,10 @@ def make_evaluation(task: Task, agent: Agent, seed: int, most: int) -> Evaluatio
     play = evaluate.evaluator(task.env, agent.act)
     chunk = min(CHUNK, most)
 
-    def success(params, states, scenes, temperature) -> float:
+    def success(params, states, scenes, temperature, pause) -> float:
         wins = 0.0
         for start in range(0, scenes, chunk):
+            pause()
             # A last chunk that is short starts earlier; what it repeats is left out.
             first = min(start, most - chunk)
             part = jax.tree.map(lambda x, i=first: x[i : i + chunk], states)
@@ -256,19 +259,17 @@ def make_evaluation(task: Task, agent: Agent, seed: int, most: int) -> Evaluatio
             wins += float(np.sum(fresh))
         return wins / scenes
 
-    def by_panel(params, scenes, ways) -> dict[str, float]:
+    def by_panel(ways, params, scenes, pause=lambda: None) -> dict[str, float]:
         return {
-            f"eval/{split}_{how}/{kind}": success(params, states, scenes, temperature)
-            for how, temperature in ways.items()
+            f"eval/{split}_{how}/{kind}": success(params, states, scenes, heat, pause)
+            for how, heat in ways.items()
             for (split, kind), states in panels.items()
         }
 
     ways = {"sampled": evaluate.SAMPLED, "greedy": evaluate.GREEDY}
     return Evaluation(
-        policy=lambda params, scenes: by_panel(params, scenes, ways),
-        random=lambda params, scenes: by_panel(
-            params, scenes, {"sampled": evaluate.RANDOM}
-        ),
+        policy=functools.partial(by_panel, ways),
+        random=functools.partial(by_panel, {"sampled": evaluate.RANDOM}),
     )
 
 

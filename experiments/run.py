@@ -100,10 +100,12 @@ def train(
     program = loop.Program(
         init=init,
         iterate=iterate,
-        evaluate=lambda state, final: evaluation.policy(
-            params(state), scenes.final_scenes if final else scenes.scenes
+        evaluate=lambda state, final, pause: evaluation.policy(
+            params(state), scenes.final_scenes if final else scenes.scenes, pause
         ),
-        evaluate_random=lambda: evaluation.random(nothing, scenes.final_scenes),
+        evaluate_random=lambda pause: evaluation.random(
+            nothing, scenes.final_scenes, pause
+        ),
         check=lambda state, row: _check_stuck(task, parallel.num_devices, state, row),
         dump=_dump,
         restore=_restorer(config, parallel, make_method),
@@ -197,6 +199,7 @@ def _conclude(
     folder: pathlib.Path, result: loop.Result, last: metrics.Row, shown
 ) -> None:
     """Final table, summary and report."""
+    assert result.random is not None and result.before is not None
     random, before, after = (
         playground.flat({k: v for k, v in row.items() if k.startswith("eval/")})
         for row in (result.random, result.before, last)

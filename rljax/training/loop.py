@@ -8,6 +8,7 @@ killed and resumed equals one that was not, bit for bit.
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import signal
 import time
@@ -29,6 +30,11 @@ IN_A_ROW = "train/skipped_in_row"  # of these, the unbroken run up to now
 _DUMPS = 10  # bad batches kept
 
 Read = Callable[[PyTree], PyTree]  # abstract state -> the checkpoint's state
+Pause = Callable[[], None]  # raises PausedError where a signal waits
+
+
+class PausedError(Exception):
+    """A signal came during an evaluation, which is made up for when the run goes on."""
 
 
 def _no_check(state: PyTree, row: Row) -> None:
@@ -47,9 +53,10 @@ class Program(NamedTuple):
       iterate: State -> (State, metrics), compiled, two seconds at most. May donate.
         Its metrics hold `updates` and `env_steps`, counted from the start of the
         run, and may hold NONFINITE and IN_A_ROW.
-      evaluate: (State, final) -> {"eval/<panel>/<kind>": success}; `final` before
-        and after training, not in between, where fewer scenes will do.
-      evaluate_random: () -> the same for random play.
+      evaluate: (State, final, pause) -> {"eval/<panel>/<kind>": success}; `final`
+        before and after training, not in between, where fewer scenes will do. To
+        call `pause` every two seconds or so lets a signal be served amid them.
+      evaluate_random: pause -> the same for random play.
       check: raises where (state, metrics) shows a fault that compiled code can only
         flag, such as an empty command set.
       dump: writes the last bad batch the state holds to a path without suffix.
@@ -62,8 +69,8 @@ class Program(NamedTuple):
 
     init: Callable[[], PyTree]
     iterate: Callable[[PyTree], tuple[PyTree, Metrics]]
-    evaluate: Callable[[PyTree, bool], Row]
-    evaluate_random: Callable[[], Row]
+    evaluate: Callable[[PyTree, bool, Pause], Row]
+    evaluate_random: Callable[[Pause], Row]
     check: Callable[[PyTree, Row], None] = _no_check
     dump: Callable[[PyTree, pathlib.Path], None] = _no_dump
     restore: Callable[[Read, dict[str, Any]], PyTree] | None = None
@@ -100,17 +107,27 @@ class Result(NamedTuple):
 
     state: PyTree
     position: Position
-    random: Row  # {"eval/<panel>/<kind>": success}
-    before: Row
+    random: Row | None  # {"eval/<panel>/<kind>": success}; None if stopped before it
+    before: Row | None
     after: Row | None  # None if it was stopped
     stopped_by: str | None  # name of a signal
+
+
+class _Run(NamedTuple):
+    """What stays the same from call to call."""
+
+    program: Program
+    schedule: Schedule
+    folder: pathlib.Path
+    writer: metrics.Writer
+    pause: Pause
 
 
 def train(program: Program, schedule: Schedule, workdir: Workdir) -> Result:
     """Runs `program` to the end of `schedule`, or until a signal.
 
-    SIGTERM and SIGINT are served after the call in progress: the state is saved and
-    the function returns. A second one ends the process at once.
+    SIGTERM and SIGINT are served after the call in progress, or amid an evaluation:
+    the state is saved and the function returns. A second one ends the process at once.
 
     Returns:
       The last state and the evaluations; `stopped_by` says whether to go on later.
@@ -119,35 +136,50 @@ def train(program: Program, schedule: Schedule, workdir: Workdir) -> Result:
       RunError: after `nonfinite_limit` non-finite updates in a row, if a checkpoint
         cannot be written, or from `program.check`.
     """
-    state, position = _begin(program, workdir)
-    folder, after = workdir.path, None
+    state, position, owed = _begin(program, workdir)
+    folder = workdir.path
     writer = metrics.Writer(
         folder,
         position.updates if position.calls else None,
         schedule.total_steps,
         silent=jax.process_index() > 0,
     )
+    random = before = after = None
+    saved_at, saved = time.monotonic(), position
     with _signals(writer.say) as stopped, contextlib.closing(writer):
-        new = position.calls == 0
-        random = _first(folder, "random", new, program.evaluate_random)
-        before = _first(folder, "before", new, lambda: program.evaluate(state, True))
-        if new:
-            writer.write({"env_steps": 0, "updates": 0, **before})
-        if position.calls < schedule.calls:
-            writer.say("compiling (once) ...")
-        saved_at, saved = time.monotonic(), position
-        while position.calls < schedule.calls and not _agree(bool(stopped)):
-            state, position, after = _call(
-                program, schedule, folder, writer, state, position
+        run = _Run(
+            program, schedule, folder, writer, functools.partial(_pause, stopped)
+        )
+        try:
+            new = position.calls == 0
+            random = _first(
+                folder, "random", new, lambda: program.evaluate_random(run.pause)
             )
-            by_clock = time.monotonic() - saved_at >= schedule.save_seconds
-            by_count = schedule.save_every and position.calls % schedule.save_every == 0
-            if _agree(bool(by_count or by_clock)):
-                _save(program, schedule, workdir, state, position)
-                saved_at, saved = time.monotonic(), position
+            before = _first(
+                folder, "before", new, lambda: program.evaluate(state, True, run.pause)
+            )
+            if new:
+                writer.write({"env_steps": 0, "updates": 0, **before})
+            if owed is not None:
+                after, owed = _tell(run, state, position, owed), None
+            if position.calls < schedule.calls:
+                writer.say("compiling (once) ...")
+            saved_at = time.monotonic()
+            while position.calls < schedule.calls and not _agree(bool(stopped)):
+                state, position, owed = _call(run, state, position)
+                after, owed = _tell(run, state, position, owed), None
+                by_clock = time.monotonic() - saved_at >= schedule.save_seconds
+                by_count = (
+                    schedule.save_every and position.calls % schedule.save_every == 0
+                )
+                if _agree(bool(by_count or by_clock)):
+                    _save(program, schedule, workdir, state, position)
+                    saved_at, saved = time.monotonic(), position
+        except PausedError:
+            pass
         if position != saved or not checkpoint.updates(workdir.checkpoints):
-            _save(program, schedule, workdir, state, position)
-        if position.calls < schedule.calls:
+            _save(program, schedule, workdir, state, position, owed)
+        if position.calls < schedule.calls or owed is not None or before is None:
             name = stopped[0] if stopped else "a signal to another process"
             writer.say(
                 f"{name}: saved update {position.updates:,} in {folder}; "
@@ -155,17 +187,21 @@ def train(program: Program, schedule: Schedule, workdir: Workdir) -> Result:
             )
             return Result(state, position, random, before, None, name)
         if after is None:  # nothing was left to do
-            after = _evaluate(program, folder, state, position, True, again=False)
+            run = run._replace(pause=lambda: None)
+            after = _evaluate(run, state, position, True, again=False)
         return Result(state, position, random, before, after, None)
 
 
-def _begin(program: Program, workdir: Workdir) -> tuple[PyTree, Position]:
-    """The first state of this process, and everything past it put aside."""
+def _begin(program: Program, workdir: Workdir) -> tuple[PyTree, Position, Row | None]:
+    """The first state of this process, and everything past it put aside.
+
+    Third comes the row of a last call whose evaluation was broken off.
+    """
     update = workdir.resume
-    state, position = None, Position()
+    state, position, owed = None, Position(), None
     if update is not None:
         saved = checkpoint.read_meta(workdir.checkpoints, update)
-        position = Position(**saved["position"])
+        position, owed = Position(**saved["position"]), saved.get("owed")
 
         def read(target: PyTree) -> PyTree:
             return checkpoint.read_state(workdir.checkpoints, update, target)
@@ -179,20 +215,13 @@ def _begin(program: Program, workdir: Workdir) -> tuple[PyTree, Position]:
         for path in (workdir.path / "eval").glob("[0-9]*.json"):
             if update is None or int(path.stem) > update:
                 path.unlink()
-    return (program.init() if state is None else state), position
+    return (program.init() if state is None else state), position, owed
 
 
-def _call(
-    program: Program,
-    schedule: Schedule,
-    folder: pathlib.Path,
-    writer: metrics.Writer,
-    state: PyTree,
-    position: Position,
-) -> tuple[PyTree, Position, Row | None]:
-    """One compiled call and what is due after it, checkpoints apart."""
+def _call(run: _Run, state: PyTree, position: Position) -> tuple[PyTree, Position, Row]:
+    """One compiled call, and its metrics."""
     start = time.perf_counter()
-    state, values = program.iterate(state)
+    state, values = run.program.iterate(state)
     row = metrics.numbers(jax.device_get(values))  # waits for the call to end
     seconds = time.perf_counter() - start
     before, position = position, Position(
@@ -202,72 +231,66 @@ def _call(
         nonfinite=int(row.get(NONFINITE, 0)),
         train_seconds=position.train_seconds + seconds,
     )  # fmt: skip
-    program.check(state, row)
-    _watch_nonfinite(program, schedule, folder, writer, state, before, position, row)
+    run.program.check(state, row)
+    _watch_nonfinite(run, state, before, position, row)
     row["timing_s/call"] = seconds
     row["timing_s/train"] = position.train_seconds
     row["perf/env_steps_per_second"] = (position.env_steps - before.env_steps) / seconds
     row["perf/updates_per_second"] = (position.updates - before.updates) / seconds
+    return state, position, row
+
+
+def _tell(run: _Run, state: PyTree, position: Position, row: Row) -> Row | None:
+    """Writes the row of a call, with an evaluation where one is due: that is given."""
+    schedule = run.schedule
     last = position.calls == schedule.calls
     eval_due = schedule.eval_every and position.calls % schedule.eval_every == 0
     found = None
     if eval_due or last:
         start = time.perf_counter()
-        found = _evaluate(program, folder, state, position, last)
-        row |= {**found, "timing_s/eval": time.perf_counter() - start}
+        found = _evaluate(run, state, position, last)
+        row = {**row, **found, "timing_s/eval": time.perf_counter() - start}
     # While the replay fills there is no update yet, hence no row.
     logged = position.calls % schedule.log_every == 0 or eval_due or last
-    if logged and position.updates > writer.last_updates:
-        writer.write(row)
-    writer.progress(row, last)
-    return state, position, found
+    if logged and position.updates > run.writer.last_updates:
+        run.writer.write(row)
+    run.writer.progress(row, last)
+    return found
 
 
 def _watch_nonfinite(
-    program: Program,
-    schedule: Schedule,
-    folder: pathlib.Path,
-    writer: metrics.Writer,
-    state: PyTree,
-    before: Position,
-    position: Position,
-    row: Row,
+    run: _Run, state: PyTree, before: Position, position: Position, row: Row
 ) -> None:
     """Keeps the batches of non-finite updates; gives up after too many in a row."""
     if position.nonfinite == before.nonfinite:
         return
-    path = folder / "nonfinite" / str(position.updates)
+    path = run.folder / "nonfinite" / str(position.updates)
     if jax.process_index() == 0:
         path.parent.mkdir(exist_ok=True)
         if len(list(path.parent.iterdir())) < _DUMPS:
-            program.dump(state, path)
+            run.program.dump(state, path)
     new = position.nonfinite - before.nonfinite
     where = f"between updates {before.updates:,} and {position.updates:,}"
-    writer.say(
+    run.writer.say(
         f"warning: {new} non-finite update(s) skipped {where}; batch: {path.parent}"
     )
-    if row.get(IN_A_ROW, 0) >= schedule.nonfinite_limit:
+    if row.get(IN_A_ROW, 0) >= run.schedule.nonfinite_limit:
         raise RunError(
             f"{int(row[IN_A_ROW])} non-finite updates in a row {where} (limit "
-            f"{schedule.nonfinite_limit}). The batch is in {path.parent}. Resume from "
-            "an earlier checkpoint with a lower learning rate or a tighter gradient "
-            "clip in a new workdir."
+            f"{run.schedule.nonfinite_limit}). The batch is in {path.parent}. Resume "
+            "from an earlier checkpoint with a lower learning rate or a tighter "
+            "gradient clip in a new workdir."
         )
 
 
 def _evaluate(
-    program: Program,
-    folder: pathlib.Path,
-    state: PyTree,
-    position: Position,
-    final: bool,
-    again: bool = True,
+    run: _Run, state: PyTree, position: Position, final: bool, again: bool = True
 ) -> Row:
     """Evaluates and writes eval/<update>.json, or reads it unless `again`."""
-    path = folder / "eval" / f"{position.updates}.json"
+    path = run.folder / "eval" / f"{position.updates}.json"
     if not again and path.exists():
         return read_json(path)["metrics"]
-    found = metrics.numbers(program.evaluate(state, final))
+    found = metrics.numbers(run.program.evaluate(state, final, run.pause))
     if jax.process_index() == 0:
         record = {"updates": position.updates, "env_steps": position.env_steps}
         write_json(path, {**record, "metrics": found})
@@ -293,11 +316,22 @@ def _save(
     workdir: Workdir,
     state: PyTree,
     position: Position,
+    owed: Row | None = None,
 ) -> None:
-    meta = {"position": dataclasses.asdict(position), "devices": program.devices}
+    meta = {
+        "position": dataclasses.asdict(position),
+        "devices": program.devices,
+        "owed": owed,
+    }
     checkpoint.save(
         workdir.checkpoints, position.updates, state, meta, keep=schedule.keep
     )
+
+
+def _pause(stopped: list[str]) -> None:
+    # Processes must go the same way, and a signal may have reached one alone.
+    if stopped and jax.process_count() == 1:
+        raise PausedError
 
 
 def _agree(flag: bool) -> bool:
@@ -318,7 +352,7 @@ def _signals(say: Callable[[str], None]) -> Iterator[list[str]]:
         received.append(signal.Signals(number).name)
         for each in served:
             signal.signal(each, earlier[each])
-        say(f"{received[0]}: saving after this call (again: stop at once)")
+        say(f"{received[0]}: saving in a moment (again: stop at once)")
 
     for number in served:
         signal.signal(number, note)

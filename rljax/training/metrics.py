@@ -106,6 +106,8 @@ class Writer:
         if silent:
             return
         kept = truncate(folder / "metrics.jsonl", updates)
+        if kept:
+            self.last_updates = int(kept[-1]["updates"])
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         # TensorBoard hides events from `purge_step` on: those of the lost stretch.
         steps = int(kept[-1]["env_steps"]) + 1 if kept else 0

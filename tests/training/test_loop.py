@@ -175,9 +175,36 @@ def test_ctrl_c_saves(tmp_path, capsys):
     result = toy_run.run(tmp_path / "run", CALLS, made=made)
     assert result.stopped_by == "SIGINT" and result.after is None
     assert result.position.updates == 6
-    assert "saving after this call (again: stop at once)" in capsys.readouterr().out
+    assert "saving in a moment (again: stop at once)" in capsys.readouterr().out
     assert checkpoint.updates(tmp_path / "run" / "checkpoints") == [6]
     assert signal.getsignal(signal.SIGINT) is earlier
+
+
+@pytest.mark.parametrize("update", [0, 8, 16, 20])
+def test_a_signal_amid_an_evaluation_is_served_there(whole, tmp_path, capsys, update):
+    """Of update 0, `before`; of 20, the last. What is owed is made up for."""
+    path = tmp_path / "run"
+
+    def evaluate(state, final, pause):
+        if int(state.updates) == update:
+            os.kill(os.getpid(), signal.SIGTERM)
+            pause()
+            raise AssertionError("not paused")
+        return toy_run.evaluate(state, final, pause)
+
+    result = toy_run.run(path, CALLS, made=toy_run.program(evaluate=evaluate))
+    assert result.stopped_by == "SIGTERM" and result.after is None
+    assert checkpoint.latest(path / "checkpoints") == update
+    assert not (path / "eval" / f"{update}.json").exists()
+    assert [row["updates"] for row in rows(path)] == list(range(0, update, 2))
+    # Broken off once more where nothing but the evaluation is owed.
+    again = toy_run.run(path, CALLS, made=toy_run.program(evaluate=evaluate))
+    assert again.stopped_by == "SIGTERM"
+    assert checkpoint.latest(path / "checkpoints") == update
+    assert f"saved update {update:,}" in capsys.readouterr().out
+    done = toy_run.run(path, CALLS)
+    assert done.after == whole[1].after
+    assert_equal_runs(path, whole[0])
 
 
 def test_goes_on_from_a_chosen_update(whole, tmp_path):

@@ -83,7 +83,7 @@ def iterate(state: State, poison_from: int = 10**6) -> tuple[State, dict]:
     }
 
 
-def evaluate(state: State, final: bool) -> dict[str, float]:
+def evaluate(state: State, final: bool, pause) -> dict[str, float]:
     """One number for each kind of goal, in full at the ends and rounded between."""
     values = np.asarray(state.params["w"]).round(8 if final else 2)
     return {f"eval/train_sampled/{kind}": values[i] for i, kind in enumerate(KINDS)}
@@ -100,7 +100,9 @@ def program(pause: float = 0.0, **changes) -> loop.Program:
         init=jax.jit(init),
         iterate=slow,
         evaluate=evaluate,
-        evaluate_random=lambda: {f"eval/train_sampled/{kind}": 0.25 for kind in KINDS},
+        evaluate_random=lambda pause: {
+            f"eval/train_sampled/{kind}": 0.25 for kind in KINDS
+        },
     )
     return made._replace(**changes)
 
