@@ -19,7 +19,8 @@ def play(
 
     Returns:
       A list of {"goal", "kind", "success", "steps"}; a step is {"observation",
-      "reward", "commands"}, a command {"text", "prob", "q", "chosen"}.
+      "reward", "commands"}, a command {"text", "prob", "q", "chosen"}, "q" being
+      None where there is no Q.
     """
     env = task.env
     if count < 1:

@@ -100,7 +100,7 @@ def make_task(config: Any, command_filter: make.CommandFilter | None = None) -> 
         value = config
         for name in key.split("."):
             value = value[name]
-        require(limit.holds(value), key, value, str(limit))
+        require(value is not None and limit.holds(value), key, value, str(limit))
     world = pick(WORLDS, config.env.world, "env.world")()
     goals = goals_lib.goals_of(world)
     layout = pieces.Layout(
@@ -127,6 +127,8 @@ def make_task(config: Any, command_filter: make.CommandFilter | None = None) -> 
             sequences=config.env.sequences,
             command_filter=command_filter,
         )
+    except tokenizer.UnknownWordError as error:
+        raise ConfigError(f"config.model.tokenizer: {error}") from error
     except ValueError as error:
         raise ConfigError(f"config.env: {error}") from error
     policy = _policy(config, tokens, env)
@@ -174,8 +176,8 @@ def _check(task: Task) -> None:
     observations = jax.jit(jax.vmap(task.env.observe))(states)
     try:
         check_commands(task.env, observations)
-    except ValueError as error:
-        raise ConfigError(f"config.env: {error}") from error
+    except ValueError as error:  # the filter's doing
+        raise ConfigError(str(error)) from error
     try:
         rendering.check_rendering(task.tokenizer, task.env, observations)
     except ValueError as error:

@@ -1,5 +1,6 @@
 """What every training experiment does around its compiled program."""
 
+import errno
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from rljax.training import checkpoint, devices, files, loop, metrics, report, wo
 from rljax.types import Metrics, PyTree
 
 MAY_DIFFER = frozenset({"total_env_steps", "parallel", "num_devices", "resume"})
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES}
 PARALLEL = {"jit": lambda count: devices.jit(), "pmap": devices.pmap}
 
 
@@ -41,7 +43,8 @@ def parallel_of(config: Any) -> devices.Parallel:
     """How the flags say to spread the run.
 
     Raises:
-      ConfigError: for an unknown way, or more devices than there are.
+      ConfigError: for an unknown way, more devices than there are, or a number of
+        them with jit.
     """
     make = playground.pick(PARALLEL, config.parallel, "parallel")
     border.require(
@@ -80,7 +83,6 @@ def train(
     place = workdir.open_workdir(
         folder, config.to_dict(), border.parse_resume(config.resume), MAY_DIFFER, needed
     )
-    playground.save_tokenizer(task, place.path / "hf")
     agent, scenes = method.agent, config.eval
     evaluation = playground.make_evaluation(
         task, agent, scenes.seed, max(scenes.scenes, scenes.final_scenes)
@@ -112,6 +114,7 @@ def train(
         devices=parallel.num_devices,
     )
     try:
+        playground.save_tokenizer(task, place.path / "hf")
         result = loop.train(program, _schedule(config, method), place)
         if result.after is not None:
             shown = episodes.play(
@@ -119,6 +122,8 @@ def train(
             )
             _conclude(place.path, result, result.after, shown)
     except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
         raise files.RunError(
             f"{error} ({files.free_space(place.path)} of disk free). The same command "
             f"goes on from the newest checkpoint in {place.path}"

@@ -101,7 +101,8 @@ def make_hindsight(
 ) -> hindsight.Hindsight | None:
     """How finished episodes are told again; None where her_ratio is 0."""
     how = config.hindsight
-    require(how.her_k >= 1, "hindsight.her_k", how.her_k, "at least 1")
+    known = how.her_k is not None
+    require(known and how.her_k >= 1, "hindsight.her_k", how.her_k, "at least 1")
     strategy = playground.pick(STRATEGIES, how.strategy, "hindsight.strategy")
     choice = playground.pick(CHOICES, how.choice, "hindsight.choice")
     if loop_config.her_ratio == 0:
@@ -151,13 +152,14 @@ def _check(config, agent_config, loop_config, error, task) -> None:
             "0 with sigmoid_cross_entropy, whose Q lies in [0, 1]",
         )  # fmt: skip
     commands = task.env.sizes.commands
-    first = " where it starts" if agent_config.alpha_target_ratio else ""
+    # An alpha that is learnt may rise: then this says nothing of later.
+    bound = "at first" if agent_config.alpha_target_ratio else "at most"
     worth = sac.never_succeeding_worth(
         agent_config.alpha, agent_config.entropy_in_target, commands, loop_config.gamma
     )
     print(
-        f"worth of never succeeding: at most {worth:.3g} (entropy bonuses of "
-        f"{commands} commands at alpha {agent_config.alpha:g}{first}, "
+        f"worth of never succeeding: {bound} {worth:.3g} (entropy bonuses of "
+        f"{commands} commands at alpha {agent_config.alpha:g}, "
         f"entropy_in_target {agent_config.entropy_in_target:g}); "
         f"worth of success: {agent_config.reward_scale:g}"
     )

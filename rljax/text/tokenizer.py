@@ -21,6 +21,10 @@ _WORD = r"[^\s,]+"
 _FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
+class UnknownWordError(ValueError):
+    """A text holds a word that the tokenizer has no tokens for."""
+
+
 def word_level(words: Sequence[str]) -> Tokenizer:
     """A tokenizer with one token per word or fixed phrase.
 
@@ -149,7 +153,7 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     for text, ids in zip(texts, rows, strict=True):
         if unknown is not None and unknown in ids:
             word = _word_at(tokenizer, text, ids.index(unknown))
-            raise ValueError(f"the tokenizer does not know {word!r}, in {text!r}")
+            raise UnknownWordError(f"the tokenizer does not know {word!r}, in {text!r}")
     return [np.asarray(ids, np.int32) for ids in rows]
 
 

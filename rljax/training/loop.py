@@ -126,8 +126,9 @@ class _Run(NamedTuple):
 def train(program: Program, schedule: Schedule, workdir: Workdir) -> Result:
     """Runs `program` to the end of `schedule`, or until a signal.
 
-    SIGTERM and SIGINT are served after the call in progress, or amid an evaluation:
-    the state is saved and the function returns. A second one ends the process at once.
+    SIGTERM and SIGINT are served after the call in progress, or, where there is one
+    process, amid an evaluation: the state is saved and the function returns. A second
+    one ends the process at once.
 
     Returns:
       The last state and the evaluations; `stopped_by` says whether to go on later.
@@ -162,12 +163,15 @@ def train(program: Program, schedule: Schedule, workdir: Workdir) -> Result:
                 writer.write({"env_steps": 0, "updates": 0, **before})
             if owed is not None:
                 after, owed = _tell(run, state, position, owed), None
+                _save(program, schedule, workdir, state, position)
             if position.calls < schedule.calls:
                 writer.say("compiling (once) ...")
             saved_at = time.monotonic()
             while position.calls < schedule.calls and not _agree(bool(stopped)):
                 state, position, owed = _call(run, state, position)
-                after, owed = _tell(run, state, position, owed), None
+                after = _tell(run, state, position, owed)
+                writer.progress(owed, position.calls == schedule.calls)
+                owed = None
                 by_clock = time.monotonic() - saved_at >= schedule.save_seconds
                 by_count = (
                     schedule.save_every and position.calls % schedule.save_every == 0
@@ -254,7 +258,6 @@ def _tell(run: _Run, state: PyTree, position: Position, row: Row) -> Row | None:
     logged = position.calls % schedule.log_every == 0 or eval_due or last
     if logged and position.updates > run.writer.last_updates:
         run.writer.write(row)
-    run.writer.progress(row, last)
     return found
 
 

@@ -128,6 +128,11 @@ def check(config: Config, num_devices: int) -> None:
         )
 
 
+def least(config: Config, num_devices: int) -> int:
+    """Items a device's ring must hold before the first update; one at least."""
+    return -(-config.min_size // num_devices)
+
+
 def init_local(parts: Parts, key: Key, device: int) -> Local:
     """The state of one device before the first step."""
     config, env = parts.config, parts.env
@@ -214,8 +219,7 @@ def make(parts: Parts) -> Callable[[PyTree, Local], tuple[PyTree, Local, Metrics
             nothing = jax.tree.map(jnp.zeros_like, sums)
             return state, key, bad_batch, nothing, jnp.int32(0)
 
-        share = -(-config.min_size // parts.num_devices)
-        ready = ring.can_sample(local.original, share)
+        ready = ring.can_sample(local.original, least(config, parts.num_devices))
         if parts.axis_name is not None:  # all devices learn, or none
             ready = jax.lax.pmin(ready.astype(jnp.int32), parts.axis_name) > 0
         state, key, bad_batch, metrics, taken = jax.lax.cond(

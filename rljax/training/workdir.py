@@ -3,6 +3,7 @@
     config.json      resolved config, versions, git hash, devices
     metrics.jsonl    one line per logging update
     hf/              the tokenizer, as a Hugging Face folder
+    nonfinite/       batches whose update was skipped, if any
     checkpoints/<update>/   eval/   rollouts/   tb/   summary.json   report.html
 
 A folder belongs to one config. The same config in the same folder goes on from

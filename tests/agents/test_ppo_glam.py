@@ -89,9 +89,11 @@ def test_entropy_weight_falls_with_updates_taken():
         metrics["train/entropy_weight"], 0.2 * np.exp(-1.4), rtol=1e-6
     )
     # First moments, since the first step of Adam forgets the size of a gradient.
-    got, want = (jax.tree.leaves(s.opt_state) for s in (moved, asked))
-    sizes = [float(jnp.abs(leaf).max()) for leaf in want]
-    assert max(sizes) > 1e-3
+    got, want = (
+        [x for x in jax.tree.leaves(s.opt_state) if x.dtype == jnp.float32]
+        for s in (moved, asked)
+    )
+    assert max(float(jnp.abs(leaf).max()) for leaf in want) > 1e-4
     chex.assert_trees_all_close(got, want, rtol=1e-5)
     _, first = falling.update(start, batch)
     np.testing.assert_allclose(first["train/entropy_weight"], 0.2, rtol=1e-6)

@@ -133,6 +133,7 @@ def test_a_setting_without_effect_is_refused(main):
         ("log.keep_checkpoints", 0, "at least 1"),
         ("env.history", -1, "at least 0"),
         ("model.head_std", 0.0, "above 0"),
+        ("eval.scenes", None, "at least 1"),
     ],
 )
 @pytest.mark.parametrize("configs", [sac_configs, ppo_configs])
@@ -142,6 +143,14 @@ def test_shared_settings_are_within_their_limits(configs, key, value, limit):
     with pytest.raises(border.ConfigError) as raised:
         playground.make_task(config)
     assert str(raised.value) == f"config.{key} is {value!r}: it must be {limit}"
+
+
+@pytest.mark.parametrize("scale", ["smoke", "quickstart", "playground", "paper"])
+@pytest.mark.parametrize("configs", [sac_configs, ppo_configs])
+def test_shared_settings_of_every_scale_are_within_their_limits(configs, scale):
+    flat = border.keys(configs.get_config(scale))
+    for key, limit in playground.SHARED_LIMITS.items():
+        assert limit.holds(flat[key]), key
 
 
 def test_limits_of_shared_settings_name_settings_there_are():
@@ -155,7 +164,7 @@ def test_a_tokenizer_that_will_not_do_is_refused(tmp_path):
     with pytest.raises(border.ConfigError, match="config.model.tokenizer: .* holds no"):
         playground.make_task(config)
     tokenizer.word_level(["Goal:", "cat"]).save_pretrained(tmp_path)
-    with pytest.raises(border.ConfigError, match="does not know"):
+    with pytest.raises(border.ConfigError, match="config.model.tokenizer: .* does not"):
         playground.make_task(config)
 
 

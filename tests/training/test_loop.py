@@ -195,7 +195,9 @@ def test_a_signal_amid_an_evaluation_is_served_there(whole, tmp_path, capsys, up
     result = toy_run.run(path, CALLS, made=toy_run.program(evaluate=evaluate))
     assert result.stopped_by == "SIGTERM" and result.after is None
     assert checkpoint.latest(path / "checkpoints") == update
-    assert not (path / "eval" / f"{update}.json").exists()
+    name = update or "before"
+    assert not (path / "eval" / f"{name}.json").exists()
+    assert f"saved update {update:,}" in capsys.readouterr().out
     assert [row["updates"] for row in rows(path)] == list(range(0, update, 2))
     # Broken off once more where nothing but the evaluation is owed.
     again = toy_run.run(path, CALLS, made=toy_run.program(evaluate=evaluate))
@@ -204,6 +206,28 @@ def test_a_signal_amid_an_evaluation_is_served_there(whole, tmp_path, capsys, up
     assert f"saved update {update:,}" in capsys.readouterr().out
     done = toy_run.run(path, CALLS)
     assert done.after == whole[1].after
+    assert_equal_runs(path, whole[0])
+
+    def never(*_):
+        raise AssertionError("called")
+
+    # Nothing is owed any more.
+    made = toy_run.program(iterate=never, evaluate=never)
+    assert toy_run.run(path, CALLS, made=made).after == whole[1].after
+
+
+def test_a_signal_amid_random_play_is_served_there(whole, tmp_path):
+    path = tmp_path / "run"
+
+    def evaluate_random(pause):
+        os.kill(os.getpid(), signal.SIGINT)
+        pause()
+        raise AssertionError("not paused")
+
+    made = toy_run.program(evaluate_random=evaluate_random)
+    result = toy_run.run(path, CALLS, made=made)
+    assert result.stopped_by == "SIGINT" and result.random is None
+    toy_run.run(path, CALLS)
     assert_equal_runs(path, whole[0])
 
 

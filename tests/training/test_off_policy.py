@@ -248,6 +248,12 @@ class Task(NamedTuple):
     env: Any
 
 
+def test_no_device_learns_from_an_empty_ring():
+    for size, each in ((1, 1), (8, 1), (9, 2), (184, 23)):
+        config = dataclasses.replace(CONFIG, min_size=size)
+        assert off_policy.least(config, 8) == each
+
+
 @pytest.mark.parametrize(
     "changes, count, message",
     [

@@ -43,7 +43,7 @@ def test_every_copy_starts_from_a_trunk_that_knows_the_text(setting):
     warm = warm_start(given, setting.env, setting.eos_id, config)
     assert warm_start(given, setting.env, setting.eos_id, Config()) is given
 
-    # Text of scenes that training did not see; the end of each prompt's goal line.
+    # Text of scenes that training did not see.
     keys = environment_keys(jax.random.key(99), 16)
     goals = jnp.tile(jnp.array([[0, -1]], jnp.int16), (16, 1))
     states = jax.vmap(setting.env.begin)(keys, goals)
@@ -70,6 +70,8 @@ def test_every_copy_starts_from_a_trunk_that_knows_the_text(setting):
     trunk = state.params["actor"]
     for copy in (state.params["critic"], state.target["actor"], state.reference):
         chex.assert_trees_all_equal(copy, trunk)
-    cold = given.init_trunk(jax.random.split(jax.random.key(0))[0])
+    trunk_key = jax.random.split(jax.random.key(0))[0]
+    chex.assert_trees_all_close(trunk, warm.init_trunk(trunk_key), rtol=1e-5, atol=1e-6)
+    cold = given.init_trunk(jax.random.split(trunk_key, 3)[0])
     apart = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), trunk, cold)
     assert max(jax.tree.leaves(apart)) > 0.01
