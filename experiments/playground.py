@@ -18,13 +18,13 @@ from experiments.border import (
     typed,
 )
 from rljax.agents.base import Agent, Read
-from rljax.envs.base import Env, check_commands
+from rljax.envs.base import Env, check_commands, reader
 from rljax.envs.playground import goals as goals_lib
 from rljax.envs.playground import make, pieces, recipes, render, worlds
 from rljax.models import config as model_config
 from rljax.policy import networks, score
 from rljax.rollout.unroll import environment_keys
-from rljax.text import rendering, tokenizer, trie
+from rljax.text import rendering, tokenizer
 from rljax.training import evaluate, warm_start
 from rljax.types import Key, PyTree
 
@@ -133,13 +133,8 @@ def make_task(config: Any, command_filter: make.CommandFilter | None = None) -> 
         raise ConfigError(f"config.env: {error}") from error
     policy = _policy(config, tokens, env)
 
-    def read(obs):
-        prompt = jax.vmap(env.prompt)(obs)
-        commands = jax.vmap(env.commands)(obs)
-        return prompt, jax.vmap(lambda c: trie.build(c, env.sizes.trie_nodes))(commands)
-
     begin = jax.jit(jax.vmap(env.begin))
-    task = Task(env, goals, tokens, policy, read, splits, begin)
+    task = Task(env, goals, tokens, policy, reader(env), splits, begin)
     _check(task)
     return task
 

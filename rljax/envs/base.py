@@ -18,6 +18,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from rljax.text import trie
 from rljax.types import (
     Commands,
     Key,
@@ -26,6 +27,7 @@ from rljax.types import (
     PyTree,
     TimeStep,
     Tokens,
+    Trie,
 )
 
 POOL = 8  # scenes waiting for each environment
@@ -149,6 +151,21 @@ def advance(env: Env, vec: VecState, actions: jax.Array) -> tuple[VecState, Time
         achieved=outcome.achieved,
     )
     return _refill(env, vec), step
+
+
+def reader(env: Env) -> Callable[[Observation], tuple[Tokens, Trie]]:
+    """What turns observations [B] into what a policy reads: prompts, and tries [B].
+
+    Args:
+      env: renders prompts, and says which commands are admissible.
+    """
+
+    def read(obs: Observation) -> tuple[Tokens, Trie]:
+        commands = jax.vmap(env.commands)(obs)
+        tries = jax.vmap(lambda c: trie.build(c, env.sizes.trie_nodes))(commands)
+        return jax.vmap(env.prompt)(obs), tries
+
+    return read
 
 
 def check_commands(env: Env, observations: Observation) -> None:

@@ -11,8 +11,8 @@ from rljax.agents import ppo_glam
 from rljax.agents.base import Action
 from rljax.policy.networks import Networks
 from rljax.rollout.unroll import Trajectory
-from rljax.training import devices
 from rljax.types import TimeStep
+from tests.agents.on_devices import assert_eight_equal_one
 
 STATES, COMMANDS = 3, 4
 MASK = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]], bool)
@@ -134,26 +134,7 @@ def test_a_batch_of_a_rollout_by_hand():
 
 
 def test_eight_devices_equal_one():
-    batch = make_batch(64)
-    results = []
-    for parallel in (devices.jit(), devices.pmap(8)):
-        agent = make_agent(parallel.axis_name)
-        many = parallel.num_devices > 1
-        data = devices.split_batch(batch, 8) if many else batch
-
-        def program(state, data, agent=agent):
-            state, metrics = agent.update(state, data)
-            return state, data, metrics
-
-        compiled = parallel.compile(program)
-        state = agent.init(jax.random.key(0))
-        for _ in range(3):
-            data = jax.tree.map(jnp.copy, data)
-            state, data, metrics = compiled(state, data)
-        results.append((state, metrics))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7), *results
-    )
+    assert_eight_equal_one(make_agent, make_batch(64))
 
 
 def test_a_batch_that_is_not_finite_is_skipped_and_counted():

@@ -11,8 +11,8 @@ from rljax.agents import sac_glam
 from rljax.agents.base import Agent
 from rljax.losses import soft_bellman
 from rljax.policy.networks import Networks
-from rljax.training import devices
 from rljax.types import Transition
+from tests.agents.on_devices import assert_eight_equal_one
 
 STATES, COMMANDS, WIDTH = 3, 4, 5
 # Command 3 is not admissible in state 0, commands 2 and 3 are not in state 1.
@@ -230,25 +230,8 @@ def test_kl_to_the_initial_policy_is_zero_at_first_and_holds_it_back():
     ids=["shared", "automatic alpha", "separate trunk and KL"],
 )
 def test_eight_devices_equal_one(settings):
-    batch = make_batch(64, seed=1)
-    one = devices.jit()
-    many = devices.pmap(8)
-    results = []
-    for parallel, data in ((one, batch), (many, devices.split_batch(batch, 8))):
-        agent = make_agent(parallel.axis_name, **settings)
-
-        def program(state, data, agent=agent):
-            state, metrics = agent.update(state, data)
-            return state, data, metrics
-
-        compiled = parallel.compile(program)
-        state = agent.init(jax.random.key(0))
-        for _ in range(3):
-            data = jax.tree.map(jnp.copy, data)
-            state, data, metrics = compiled(state, data)
-        results.append((state, metrics))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7), *results
+    assert_eight_equal_one(
+        lambda axis_name: make_agent(axis_name, **settings), make_batch(64, seed=1)
     )
 
 

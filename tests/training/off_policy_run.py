@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rljax.agents import sac_glam
+from rljax.envs import base
 from rljax.envs.playground import goals as goals_lib
 from rljax.envs.playground import make, render, worlds
 from rljax.envs.playground.pieces import Layout
@@ -20,7 +21,7 @@ from rljax.losses import soft_bellman
 from rljax.models.config import ModelConfig
 from rljax.policy import networks
 from rljax.replay import hindsight, strategies
-from rljax.text import tokenizer, trie
+from rljax.text import tokenizer
 from rljax.training import devices, off_policy
 
 WORLD = worlds.world_a()
@@ -80,11 +81,6 @@ def make_setting() -> Setting:
         scan_layers=False,
     )
 
-    def read(obs):
-        commands = jax.vmap(env.commands)(obs)
-        tries = jax.vmap(lambda c: trie.build(c, env.sizes.trie_nodes))(commands)
-        return jax.vmap(env.prompt)(obs), tries
-
     pairs = GOALS.sequence_allowed & GOALS.train[:, None]
     kind = 2 + np.broadcast_to(GOALS.kind[None], pairs.shape)
     how = hindsight.Hindsight(
@@ -97,7 +93,7 @@ def make_setting() -> Setting:
         gamma=GAMMA,
     )
     end = tokens.eos_token_id
-    return Setting(env, networks.make(size, end, (16,)), read, how, end)
+    return Setting(env, networks.make(size, end, (16,)), base.reader(env), how, end)
 
 
 class Machine(NamedTuple):

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from rljax.agents import sac_glam
+from rljax.envs import base
 from rljax.envs.playground import goals as goals_lib
 from rljax.envs.playground import make, render, worlds
 from rljax.envs.playground.pieces import Layout
 from rljax.models.config import ModelConfig
 from rljax.policy import networks
 from rljax.replay import hindsight, strategies
-from rljax.text import tokenizer, trie
+from rljax.text import tokenizer
 from rljax.training import devices, off_policy
 
 # Cats grow when given water. 9 Grasp goals and 5 Grow goals to learn.
@@ -73,14 +74,9 @@ def learner():
         scan_layers=False,
     )
 
-    def read(obs):
-        commands = jax.vmap(env.commands)(obs)
-        tries = jax.vmap(lambda c: trie.build(c, env.sizes.trie_nodes))(commands)
-        return jax.vmap(env.prompt)(obs), tries
-
     settings = sac_glam.Config(learning_rate=2e-3, policy_from_target=True)
     policy = networks.make(size, tokens.eos_token_id, (32, 32))
-    agent = sac_glam.make(policy, read, settings)
+    agent = sac_glam.make(policy, base.reader(env), settings)
     how = hindsight.Hindsight(
         table=strategies.goal_table(goals.train, None, goals.kind),
         with_goal=env.with_goal,
