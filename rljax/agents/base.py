@@ -19,7 +19,7 @@ class Action(NamedTuple):
     """What an agent chose, and what it thought of it."""
 
     command: jax.Array  # int32 [B], slot of the action axis
-    log_pi: jax.Array  # float32 [B, A], -inf rules a command out
+    log_pi: jax.Array  # float32 [B, A], -inf rules a command out; all -inf: no command
     value: jax.Array  # float32 [B], V(s), or E_pi Q(s, .) where there is no V
     q: jax.Array | None  # float32 [B, A]; None where there is no Q
 

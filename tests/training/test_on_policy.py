@@ -12,6 +12,7 @@ import pytest
 
 from rljax.agents import ppo_glam
 from rljax.envs import base
+from rljax.policy import score
 from rljax.policy.networks import Networks
 from rljax.training import devices, on_policy
 from rljax.types import Outcome
@@ -86,8 +87,7 @@ def toy_networks() -> Networks:
         }
 
     def log_policy(trunk, hidden, trie):
-        scores = jnp.where(trie, hidden @ trunk["out"], -jnp.inf)
-        return jax.nn.log_softmax(scores, axis=-1)
+        return score.log_policy(hidden @ trunk["out"], trie)
 
     return Networks(
         init_trunk=init_trunk,
@@ -131,7 +131,10 @@ def machine(
     agent = ppo_glam.make(toy_networks(), read, settings, parallel.axis_name)
     if spy:
         agent = agent._replace(
-            update=lambda state, batch: (dataclasses.replace(state, batch=batch), {})
+            update=lambda state, batch: (
+                dataclasses.replace(state, batch=batch),
+                {"train/approx_kl": jnp.float32(0)},
+            )
         )
     on_policy.check(config, parallel.num_devices)
     parts = on_policy.Parts(

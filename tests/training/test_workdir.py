@@ -29,7 +29,7 @@ def test_a_new_folder_holds_what_it_should(tmp_path):
     opened = open_workdir(tmp_path / "deep" / "run", CONFIG)
     assert opened.resume is None
     names = {p.name for p in opened.path.iterdir()}
-    assert names == {"config.json", "checkpoints", "eval", "rollouts", "tb"}
+    assert names == {"config.json", "checkpoints", "eval", "hf", "rollouts", "tb"}
     record = json.loads((opened.path / "config.json").read_text())
     assert record["config"]["agent"] == {"learning_rate": 0.001, "widths": [4, 4]}
     assert record["versions"]["jax"] and record["devices"]["platform"] == "cpu"
