@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from rljax.models import decoder
 from rljax.models.attention import attend
 from rljax.models.config import ModelConfig
-from rljax.models.layers import rms_norm, rope_angles
+from rljax.models.layers import rms_norm, rope_angles, rope_frequencies
 from rljax.policy import score
 from rljax.text import trie
 from rljax.types import Commands, Params, Tokens
@@ -108,8 +108,8 @@ def cached_prompt(states: States, config: ModelConfig) -> Score:
         causal = jnp.tril(jnp.ones((p, p), bool)) & real[:, None]
         after = prompt.length[:, None, None] + jnp.arange(n)
         after = jnp.broadcast_to(after, (b, a, n)).reshape(b, a * n)
-        near = rope_angles(place, c.head_dim, c.rope_theta)
-        far = rope_angles(after, c.head_dim, c.rope_theta)
+        turns = rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
+        near, far = rope_angles(place, turns), rope_angles(after, turns)
         project = functools.partial(
             decoder.queries_keys_values, first_output=0, config=c
         )

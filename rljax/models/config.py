@@ -5,6 +5,32 @@ import dataclasses
 import jax.numpy as jnp
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How RoPE's wavelengths are stretched for a longer context.
+
+    By `factor` altogether, or, where the others are given, as Llama 3.1 does: long
+    wavelengths by `factor`, short ones not at all, those between in part
+    (`layers.rope_frequencies` has the formula).
+    """
+
+    factor: float
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+    original_positions: int | None = None  # context of the first training
+
+    def __post_init__(self) -> None:
+        rest = (self.low_freq_factor, self.high_freq_factor, self.original_positions)
+        if any(x is None for x in rest) and any(x is not None for x in rest):
+            raise ValueError(
+                "low_freq_factor, high_freq_factor and original_positions belong "
+                f"together; got {rest}"
+            )
+        for value in (self.factor, *rest):
+            if value is not None and value <= 0:
+                raise ValueError(f"{self} holds {value}; all must be > 0")
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Settings of a causal decoder.
@@ -22,6 +48,10 @@ class ModelConfig:
     head_dim: int  # even, since RoPE turns pairs
     mlp_width: int  # inner size of the SwiGLU
     rope_theta: float = 10_000.0  # base of the RoPE wavelengths
+    rope_scaling: RopeScaling | None = None
+    max_positions: int | None = None  # the context the model was made for
+    window: int | None = None  # positions back, itself included, that a layer sees
+    window_layers: tuple[int, ...] = ()  # the layers that `window` is for
     norm_eps: float = 1e-6  # added to the mean square in RMSNorm
     tied_embedding: bool = False  # logits from the embedding's own transpose
     qkv_bias: bool = False  # as in Qwen2
@@ -42,6 +72,18 @@ class ModelConfig:
             raise ValueError(
                 f"num_heads is {self.num_heads}; it must be a multiple of "
                 f"num_kv_heads, {self.num_kv_heads}"
+            )
+        if bool(self.window_layers) != (self.window is not None):
+            raise ValueError(
+                f"window is {self.window} and window_layers {self.window_layers}: give "
+                "both or neither"
+            )
+        if self.window is not None and self.window <= 0:
+            raise ValueError(f"window is {self.window}; it must be > 0")
+        wrong = [i for i in self.window_layers if not 0 <= i < self.num_layers]
+        if wrong:
+            raise ValueError(
+                f"window_layers holds {wrong[0]}; there are {self.num_layers} layers"
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim is {self.head_dim}; RoPE needs an even one")

@@ -15,7 +15,14 @@ import jax.numpy as jnp
 
 from rljax.models.attention import attend
 from rljax.models.config import ModelConfig
-from rljax.models.layers import project, rms_norm, rope_angles, rotate, swiglu
+from rljax.models.layers import (
+    project,
+    rms_norm,
+    rope_angles,
+    rope_frequencies,
+    rotate,
+    swiglu,
+)
 from rljax.types import Params
 
 
@@ -51,22 +58,32 @@ class Decoder(nn.Module):
         chex.assert_rank([ids, positions, mask], [2, 2, 3])
         embedding, layers, scale = self._weights()
         x = embedding[ids].astype(config.activation_dtype)
-        angles = rope_angles(positions, config.head_dim, config.rope_theta)
+        frequencies = rope_frequencies(
+            config.head_dim, config.rope_theta, config.rope_scaling
+        )
+        angles = rope_angles(positions, frequencies)
+        masks = _masks(positions, mask, config)
         step = functools.partial(block, config=config)
         if config.remat:
             step = jax.checkpoint(step, static_argnums=4, prevent_cse=False)
         last = config.num_layers - 1
         if config.scan_layers:
             below = {name: weight[:last] for name, weight in layers.items()}
-            x, _ = jax.lax.scan(
-                lambda x, layer: (step(layer, x, angles, mask, 0), None), x, below
-            )
+            slides = jnp.array([i in config.window_layers for i in range(last)], bool)
+
+            def body(x, layer_slides):
+                layer, slides = layer_slides
+                seen = jnp.where(slides, masks[1], masks[0]) if masks[1:] else masks[0]
+                return step(layer, x, angles, seen, 0), None
+
+            x, _ = jax.lax.scan(body, x, (below, slides))
         else:
             for i in range(last):
                 layer = {name: weight[i] for name, weight in layers.items()}
-                x = step(layer, x, angles, mask, 0)
+                x = step(layer, x, angles, masks[i in config.window_layers], 0)
         layer = {name: weight[last] for name, weight in layers.items()}
-        x = step(layer, x, angles, mask, first_output)
+        seen = masks[last in config.window_layers]
+        x = step(layer, x, angles, seen, first_output)
         return rms_norm(x, scale, config.norm_eps)
 
     def _weights(self) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
@@ -142,6 +159,19 @@ def block(
     q, k, v = queries_keys_values(layer, x, angles, first_output, config)
     attended = attend(q, k, v, mask[:, first_output:])
     return finish(layer, x[:, first_output:], attended, config)
+
+
+def _masks(
+    positions: jax.Array, mask: jax.Array, config: ModelConfig
+) -> tuple[jax.Array, ...]:
+    """What layers see: everything allowed, and, if some slide, that in the window.
+
+    Distance is that of positions, so a trie's node counts from its depth.
+    """
+    if config.window is None:
+        return (mask,)
+    near = positions[:, :, None] - positions[:, None] < config.window
+    return mask, mask & near
 
 
 def queries_keys_values(

@@ -5,6 +5,9 @@ Pure functions of arrays. D width, T tokens, K heads, F inner size of the MLP.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from rljax.models.config import RopeScaling
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
@@ -48,23 +51,56 @@ def project(x: jax.Array, weight: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return out.astype(dtype).reshape(*x.shape[:-1], weight.shape[-1])
 
 
+def rope_frequencies(
+    head_dim: int, theta: float, scaling: RopeScaling | None = None
+) -> np.ndarray:
+    """Radians a position of each pair of features, f_i = theta^(-2 i / head_dim).
+
+    `scaling.factor` alone divides them all. With Llama 3.1's other three numbers, for
+    a first context of C positions and r_i = C f_i / 2 pi turns in it,
+
+        f_i                              where r_i > high
+        f_i / factor                     where r_i < low
+        (1 - s) f_i / factor + s f_i     between, s = (r_i - low) / (high - low)
+
+    Source: Su et al., "RoFormer", 2021; Dubey et al., "The Llama 3 Herd of Models",
+    2024, and Meta's code for it.
+
+    Args:
+      head_dim: size of a head, even.
+      theta: base of the wavelengths.
+      scaling: how they are stretched.
+
+    Returns:
+      float32 [head_dim / 2].
+    """
+    frequency = theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    if scaling is None:
+        return frequency.astype(np.float32)
+    slow = frequency / scaling.factor
+    if scaling.original_positions is None:
+        return slow.astype(np.float32)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    turns = scaling.original_positions * frequency / (2 * np.pi)
+    share = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return ((1 - share) * slow + share * frequency).astype(np.float32)
+
+
 def rope_angles(
-    positions: jax.Array, head_dim: int, theta: float
+    positions: jax.Array, frequencies: np.ndarray
 ) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of position * theta^(-2 i / head_dim).
+    """Cosine and sine of position times frequency.
 
     Source: Su et al., "RoFormer", 2021; pairs (i, i + head_dim / 2) as in Llama.
 
     Args:
       positions: int32 [B, T].
-      head_dim: size of a head, even.
-      theta: base of the wavelengths.
+      frequencies: float32 [head_dim / 2], of `rope_frequencies`.
 
     Returns:
       Two float32 arrays [B, T, 1, head_dim / 2].
     """
-    exponent = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
-    angle = positions[..., None, None].astype(jnp.float32) * theta**-exponent
+    angle = positions[..., None, None].astype(jnp.float32) * frequencies
     return jnp.cos(angle), jnp.sin(angle)
 
 

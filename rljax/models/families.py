@@ -1,0 +1,210 @@
+"""Hugging Face `config.json` files as settings of our decoder.
+
+A family is a table of what its files may say. A field is *read*, or must have the one
+value we implement, or says nothing about the function computed (dropout, special
+tokens, the library's own notes). Anything else is an error that names it, so that no
+model is ever run approximately. Old spellings (`rope_theta`, `rope_scaling`) and new
+ones (`rope_parameters`) are both understood.
+
+Source: the configuration classes of transformers 5.23.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from rljax.models.config import ModelConfig, RopeScaling
+
+# Of every family: says nothing about the function that is computed.
+NOTES = frozenset(
+    """
+    _name_or_path architectures attention_dropout auto_map bos_token_id
+    chunk_size_feed_forward dtype eos_token_id id2label initializer_range is_llama_config
+    label2id model_type output_attentions output_hidden_states pad_token_id
+    problem_type return_dict rope_interleaved torch_dtype transformers.js_config
+    transformers_version unk_token_id use_cache
+    """.split()
+)
+
+
+class Family(NamedTuple):
+    """How the files of a model type are read.
+
+    Attributes:
+      build: (fields that are there) -> settings.
+      read: fields that `build` looks at.
+      fixed: fields that must have this value where they are there.
+    """
+
+    build: Callable[["Fields"], ModelConfig]
+    read: frozenset[str]
+    fixed: Mapping[str, Any]
+
+
+class Fields:
+    """The fields of a file; asking for one that is missing says so."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        """Keeps them."""
+        self._values = values
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A field that may be missing or null."""
+        value = self._values.get(name)
+        return default if value is None else value
+
+    def need(self, name: str) -> Any:
+        """A field that must be there.
+
+        Raises:
+          ValueError: naming it.
+        """
+        if self._values.get(name) is None:
+            raise ValueError(f"config.json has no {name}")
+        return self._values[name]
+
+
+def config_of(values: Mapping[str, Any]) -> ModelConfig:
+    """Settings of the decoder that a `config.json` describes.
+
+    Args:
+      values: the file, parsed.
+
+    Raises:
+      ValueError: for a model type, a field or a value that is not implemented, or a
+        field that is missing; it names it and what would do.
+    """
+    name = values.get("model_type")
+    if name not in FAMILIES:
+        raise ValueError(
+            f"model_type {name!r} is not implemented; there are "
+            f"{', '.join(sorted(FAMILIES))}"
+        )
+    family = FAMILIES[name]
+    for field, value in values.items():
+        if field in NOTES or field in family.read or value is None:
+            continue
+        if field not in family.fixed:
+            raise ValueError(
+                f"config.json of a {name} has {field} = {value!r}, which is not "
+                "implemented"
+            )
+        if value != family.fixed[field]:
+            raise ValueError(
+                f"config.json of a {name} has {field} = {value!r}; only "
+                f"{family.fixed[field]!r} is implemented"
+            )
+    return family.build(Fields(values))
+
+
+def _llama(fields: Fields, **more: Any) -> ModelConfig:
+    """What Llama and its descendants share."""
+    width, heads = fields.need("hidden_size"), fields.need("num_attention_heads")
+    theta, scaling = _rope(fields)
+    return ModelConfig(
+        vocab_size=fields.need("vocab_size"),
+        width=width,
+        num_layers=fields.need("num_hidden_layers"),
+        num_heads=heads,
+        num_kv_heads=fields.get("num_key_value_heads", heads),
+        head_dim=fields.get("head_dim", width // heads),
+        mlp_width=fields.need("intermediate_size"),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        norm_eps=fields.need("rms_norm_eps"),
+        tied_embedding=fields.get("tie_word_embeddings", False),
+        max_positions=fields.get("max_position_embeddings"),
+        **more,
+    )
+
+
+def _qwen2(fields: Fields) -> ModelConfig:
+    return _llama(fields, qkv_bias=True, **_window(fields))
+
+
+def _qwen3(fields: Fields) -> ModelConfig:
+    return _llama(fields, qk_norm=True, **_window(fields))
+
+
+def _mistral(fields: Fields) -> ModelConfig:
+    window = fields.get("sliding_window")
+    layers = range(fields.need("num_hidden_layers")) if window else ()
+    return _llama(fields, window=window, window_layers=tuple(layers))
+
+
+def _window(fields: Fields) -> dict[str, Any]:
+    """Which layers see a window only, and how wide it is."""
+    window = fields.get("sliding_window")
+    if not fields.get("use_sliding_window", False) or window is None:
+        return {}
+    count = fields.need("num_hidden_layers")
+    kinds = fields.get("layer_types")
+    if kinds is None:
+        first = fields.get("max_window_layers", count)
+        kinds = ["full_attention"] * first + ["sliding_attention"] * (count - first)
+    known = {"full_attention", "sliding_attention"}
+    if len(kinds) != count or set(kinds) - known:
+        raise ValueError(
+            f"config.json has layer_types {kinds}: there must be {count} of "
+            f"{', '.join(sorted(known))}"
+        )
+    layers = [i for i, kind in enumerate(kinds) if kind == "sliding_attention"]
+    return {"window": window, "window_layers": tuple(layers)} if layers else {}
+
+
+def _rope(fields: Fields) -> tuple[float, RopeScaling | None]:
+    """Base of the wavelengths, and how they are stretched."""
+    parameters = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    theta = parameters.get("rope_theta", fields.get("rope_theta", 10_000.0))
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    rest = set(parameters) - {"rope_theta", "rope_type", "type"}
+    known = {
+        "default": set(),
+        "linear": {"factor"},
+        "llama3": {
+            "factor", "low_freq_factor", "high_freq_factor",
+            "original_max_position_embeddings",
+        },
+    }  # fmt: skip
+    if kind not in known:
+        raise ValueError(
+            f"config.json has rope type {kind!r}, which is not implemented; there are "
+            f"{', '.join(known)}"
+        )
+    if rest != known[kind]:
+        raise ValueError(
+            f"config.json has {sorted(rest)} with rope type {kind!r}, expected "
+            f"{sorted(known[kind])}"
+        )
+    if kind == "default":
+        return float(theta), None
+    if kind == "linear":
+        return float(theta), RopeScaling(factor=parameters["factor"])
+    return float(theta), RopeScaling(
+        factor=parameters["factor"],
+        low_freq_factor=parameters["low_freq_factor"],
+        high_freq_factor=parameters["high_freq_factor"],
+        original_positions=parameters["original_max_position_embeddings"],
+    )
+
+
+_LLAMA_READ = frozenset(
+    """
+    hidden_size num_attention_heads num_key_value_heads head_dim intermediate_size
+    vocab_size num_hidden_layers rms_norm_eps tie_word_embeddings rope_theta
+    rope_scaling rope_parameters max_position_embeddings
+    """.split()
+)
+_WINDOW_READ = frozenset(
+    "use_sliding_window sliding_window max_window_layers layer_types".split()
+)
+_SILU = {"hidden_act": "silu", "is_encoder_decoder": False}
+_NO_BIAS = {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family(_llama, _LLAMA_READ, {**_SILU, **_NO_BIAS}),
+    "mistral": Family(_mistral, _LLAMA_READ | {"sliding_window"}, _SILU),
+    "qwen2": Family(_qwen2, _LLAMA_READ | _WINDOW_READ, _SILU),
+    "qwen3": Family(
+        _qwen3, _LLAMA_READ | _WINDOW_READ, {**_SILU, "attention_bias": False}
+    ),
+}
