@@ -1,0 +1,119 @@
+"""Weights of a Hugging Face folder, put into our parameters one tensor at a time.
+
+Our layers are stacked and some of their matrices fused, so a tensor of the file is a
+part of one of ours: a layer of it, some of its columns, turned round (the files hold
+[outputs, inputs]). `Place` says which. Who wants them elsewhere than on the first
+device passes a `place` of their own.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from rljax.models.config import ModelConfig
+
+
+class Place(NamedTuple):
+    """Where a tensor of a file goes in our parameters."""
+
+    name: str  # parameter
+    layer: int | None  # of the leading axis; None where it has none
+    columns: tuple[int, int]  # of the last axis
+    turned: bool  # the file holds the transpose
+
+
+Put = Callable[[Place, np.ndarray], None]
+
+
+def places(config: ModelConfig) -> dict[str, Place]:
+    """Where each tensor of a Llama-like file goes.
+
+    Args:
+      config: of the model.
+
+    Returns:
+      Name in the file -> place.
+    """
+    c = config
+    q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    spans = {"q": (0, q), "k": (q, q + kv), "v": (q + kv, q + 2 * kv)}
+    found = {
+        "model.embed_tokens.weight": Place("embedding", None, (0, c.width), False),
+        "model.norm.weight": Place("final_norm", None, (0, c.width), False),
+    }
+    if not c.tied_embedding:
+        found["lm_head.weight"] = Place("unembedding", None, (0, c.vocab_size), True)
+    for i in range(c.num_layers):
+        ours = {
+            "input_layernorm.weight": ("attention_norm", (0, c.width), False),
+            "post_attention_layernorm.weight": ("mlp_norm", (0, c.width), False),
+            "self_attn.o_proj.weight": ("out", (0, c.width), True),
+            "mlp.gate_proj.weight": ("gate_up", (0, c.mlp_width), True),
+            "mlp.up_proj.weight": ("gate_up", (c.mlp_width, 2 * c.mlp_width), True),
+            "mlp.down_proj.weight": ("down", (0, c.width), True),
+        }
+        for letter, span in spans.items():
+            ours[f"self_attn.{letter}_proj.weight"] = ("qkv", span, True)
+            if c.qkv_bias:
+                ours[f"self_attn.{letter}_proj.bias"] = ("qkv_bias", span, False)
+        if c.qk_norm:
+            for letter in "qk":
+                name = f"self_attn.{letter}_norm.weight"
+                ours[name] = (f"{letter}_norm", (0, c.head_dim), False)
+        for name, (target, span, turned) in ours.items():
+            found[f"model.layers.{i}.{name}"] = Place(target, i, span, turned)
+    return found
+
+
+# Tensors some files hold that compute nothing of their own.
+_DERIVED = re.compile(r".*rotary_emb\.inv_freq$")
+
+
+def load(
+    tensors: Iterable[tuple[str, np.ndarray]],
+    config: ModelConfig,
+    shapes: dict[str, tuple[int, ...]],
+    put: Put,
+) -> None:
+    """Puts every tensor where it belongs.
+
+    Args:
+      tensors: names and arrays, as `safetensors_files.tensors` gives them.
+      config: of the model.
+      shapes: of our parameters, by name.
+      put: takes each part, turned our way.
+
+    Raises:
+      ValueError: listing tensors that are missing, not expected or misshapen.
+    """
+    wanted = places(config)
+    missing = set(wanted)
+    faults = []
+    for name, array in tensors:
+        if _DERIVED.match(name) or (config.tied_embedding and name == "lm_head.weight"):
+            continue
+        if name not in wanted:
+            faults.append(f"{name} {array.shape} is not a part of this model")
+            continue
+        place = wanted[name]
+        shape = _shape(place, shapes)
+        found = array.shape[::-1] if place.turned else array.shape
+        if found != shape:
+            expected = shape[::-1] if place.turned else shape
+            faults.append(f"{name} has shape {array.shape}, expected {expected}")
+        elif not faults:
+            put(place, array.T if place.turned else array)
+        missing.discard(name)
+    faults += [f"{name} is missing" for name in sorted(missing)]
+    if faults:
+        more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
+        raise ValueError(
+            "the weights do not fit the model:\n  " + "\n  ".join(faults[:20]) + more
+        )
+
+
+def _shape(place: Place, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    whole = shapes[place.name][1:] if place.layer is not None else shapes[place.name]
+    return (*whole[:-1], place.columns[1] - place.columns[0])
