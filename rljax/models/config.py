@@ -1,7 +1,9 @@
 """What a decoder is made of, and the sizes that have names."""
 
 import dataclasses
+from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 
@@ -52,7 +54,15 @@ class ModelConfig:
     max_positions: int | None = None  # the context the model was made for
     window: int | None = None  # positions back, itself included, that a layer sees
     window_layers: tuple[int, ...] = ()  # the layers that `window` is for
+    local_rope_theta: float | None = None  # of the layers with a window, unscaled
     norm_eps: float = 1e-6  # added to the mean square in RMSNorm
+    norm_offset: float = 0.0  # added to the scale of every norm; 1 in Gemma
+    post_norms: bool = False  # attention and MLP normalise what they add, as in Gemma
+    gate: Callable[[jax.Array], jax.Array] = jax.nn.silu  # of the gated MLP
+    embedding_scale: float = 1.0  # times the embedding, where the stream begins
+    query_scale: float | None = None  # of queries; None is head_dim^-1/2
+    attention_softcap: float | None = None  # c tanh(x / c) over attention's scores
+    logit_softcap: float | None = None  # the same over logits
     tied_embedding: bool = False  # logits from the embedding's own transpose
     qkv_bias: bool = False  # as in Qwen2
     qk_norm: bool = False  # RMSNorm of each query and key head, as in Qwen3

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 from rljax.models.attention import attend
 from rljax.models.config import ModelConfig
 from rljax.models.layers import (
+    gated_mlp,
     project,
     rms_norm,
     rope_angles,
     rope_frequencies,
     rotate,
-    swiglu,
+    softcap,
 )
 from rljax.types import Params
 
@@ -58,11 +59,9 @@ class Decoder(nn.Module):
         chex.assert_rank([ids, positions, mask], [2, 2, 3])
         embedding, layers, scale = self._weights()
         x = embedding[ids].astype(config.activation_dtype)
-        frequencies = rope_frequencies(
-            config.head_dim, config.rope_theta, config.rope_scaling
-        )
-        angles = rope_angles(positions, frequencies)
-        masks = _masks(positions, mask, config)
+        x = x * jnp.asarray(config.embedding_scale, x.dtype)
+        # For layers that see all, and, if there are any, for those with a window.
+        views = _views(positions, mask, config)
         step = functools.partial(block, config=config)
         if config.remat:
             step = jax.checkpoint(step, static_argnums=4, prevent_cse=False)
@@ -73,18 +72,20 @@ class Decoder(nn.Module):
 
             def body(x, layer_slides):
                 layer, slides = layer_slides
-                seen = jnp.where(slides, masks[1], masks[0]) if masks[1:] else masks[0]
-                return step(layer, x, angles, seen, 0), None
+                view = views[0]
+                if views[1:]:
+                    view = jax.tree.map(lambda a, b: jnp.where(slides, b, a), *views)
+                return step(layer, x, *view, 0), None
 
             x, _ = jax.lax.scan(body, x, (below, slides))
         else:
             for i in range(last):
                 layer = {name: weight[i] for name, weight in layers.items()}
-                x = step(layer, x, angles, masks[i in config.window_layers], 0)
+                x = step(layer, x, *views[i in config.window_layers], 0)
         layer = {name: weight[last] for name, weight in layers.items()}
-        seen = masks[last in config.window_layers]
-        x = step(layer, x, angles, seen, first_output)
-        return rms_norm(x, scale, config.norm_eps)
+        view = views[last in config.window_layers]
+        x = step(layer, x, *view, first_output)
+        return rms_norm(x, scale + config.norm_offset, config.norm_eps)
 
     def _weights(self) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
         """Embedding, stacked layers, and the last norm's scale."""
@@ -93,19 +94,21 @@ class Decoder(nn.Module):
         attended, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
         # Each layer adds twice to the stream, whose variance should not grow.
         residual = (2 * c.num_layers) ** -0.5
+        one = nn.initializers.constant(1.0 - c.norm_offset)
         shapes: dict[str, tuple[Callable[..., jax.Array], tuple[int, ...]]] = {
-            "attention_norm": (nn.initializers.ones, (c.width,)),
+            "attention_norm": (one, (c.width,)),
             "qkv": (_normal(c.width**-0.5), (c.width, attended + 2 * kv)),
             "out": (_normal(residual * attended**-0.5), (attended, c.width)),
-            "mlp_norm": (nn.initializers.ones, (c.width,)),
+            "mlp_norm": (one, (c.width,)),
             "gate_up": (_normal(c.width**-0.5), (c.width, 2 * c.mlp_width)),
             "down": (_normal(residual * c.mlp_width**-0.5), (c.mlp_width, c.width)),
         }
         if c.qkv_bias:
             shapes["qkv_bias"] = (nn.initializers.zeros, (attended + 2 * kv,))
         if c.qk_norm:
-            shapes["q_norm"] = (nn.initializers.ones, (c.head_dim,))
-            shapes["k_norm"] = (nn.initializers.ones, (c.head_dim,))
+            shapes["q_norm"] = shapes["k_norm"] = (one, (c.head_dim,))
+        if c.post_norms:
+            shapes["attention_post_norm"] = shapes["mlp_post_norm"] = (one, (c.width,))
         layers = {
             name: self.param(name, init, (c.num_layers, *shape), dtype)
             for name, (init, shape) in shapes.items()
@@ -118,12 +121,29 @@ class Decoder(nn.Module):
         if not c.tied_embedding:
             init = _normal(0.1 * c.width**-0.5)
             self.param("unembedding", init, size[::-1], dtype)
-        final = self.param("final_norm", nn.initializers.ones, (c.width,), dtype)
+        final = self.param("final_norm", one, (c.width,), dtype)
         return embedding, layers, final
 
 
+def logits(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
+    """Logits of hidden states.
+
+    Args:
+      params: the decoder's parameters.
+      hidden: [..., D].
+      config: its settings.
+
+    Returns:
+      [..., V], float32 at least.
+    """
+    matrix = unembedding(params, config)
+    wide = jnp.promote_types(hidden.dtype, jnp.float32)
+    found = jnp.matmul(hidden.astype(matrix.dtype), matrix, preferred_element_type=wide)
+    return softcap(found, config.logit_softcap)
+
+
 def unembedding(params: Params, config: ModelConfig) -> jax.Array:
-    """The matrix that turns hidden states into logits.
+    """The matrix that turns hidden states into logits, before any cap.
 
     Args:
       params: the decoder's parameters.
@@ -157,21 +177,28 @@ def block(
       [B, T - first_output, D].
     """
     q, k, v = queries_keys_values(layer, x, angles, first_output, config)
-    attended = attend(q, k, v, mask[:, first_output:])
+    seen = mask[:, first_output:]
+    attended = attend(q, k, v, seen, config.query_scale, config.attention_softcap)
     return finish(layer, x[:, first_output:], attended, config)
 
 
-def _masks(
+def _views(
     positions: jax.Array, mask: jax.Array, config: ModelConfig
-) -> tuple[jax.Array, ...]:
-    """What layers see: everything allowed, and, if some slide, that in the window.
+) -> tuple[tuple[tuple[jax.Array, jax.Array], jax.Array], ...]:
+    """Angles and mask of layers that see all, and, if there are any, of the others.
 
     Distance is that of positions, so a trie's node counts from its depth.
     """
-    if config.window is None:
-        return (mask,)
-    near = positions[:, :, None] - positions[:, None] < config.window
-    return mask, mask & near
+    c = config
+    turns = rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
+    angles = rope_angles(positions, turns)
+    if c.window is None:
+        return ((angles, mask),)
+    near = mask & (positions[:, :, None] - positions[:, None] < c.window)
+    if c.local_rope_theta is None:
+        return (angles, mask), (angles, near)
+    local = rope_angles(positions, rope_frequencies(c.head_dim, c.local_rope_theta))
+    return (angles, mask), (local, near)
 
 
 def queries_keys_values(
@@ -194,7 +221,7 @@ def queries_keys_values(
       q [B, T - first_output, H, head_dim], k and v [B, T, K, head_dim].
     """
     c, dtype = config, config.activation_dtype
-    h = rms_norm(x, layer["attention_norm"], c.norm_eps).astype(dtype)
+    h = _norm(x, layer["attention_norm"], c).astype(dtype)
     split = c.num_heads * c.head_dim
     weight, bias = layer["qkv"], layer.get("qkv_bias")
     if first_output:
@@ -207,8 +234,8 @@ def queries_keys_values(
     q = q.reshape(*q.shape[:2], c.num_heads, c.head_dim)
     k, v = jnp.split(kv.reshape(*kv.shape[:2], -1, c.head_dim), 2, axis=2)
     if c.qk_norm:
-        q = rms_norm(q, layer["q_norm"], c.norm_eps).astype(dtype)
-        k = rms_norm(k, layer["k_norm"], c.norm_eps).astype(dtype)
+        q = _norm(q, layer["q_norm"], c).astype(dtype)
+        k = _norm(k, layer["k_norm"], c).astype(dtype)
     cos, sin = angles
     return (
         rotate(q, cos[:, first_output:], sin[:, first_output:]),
@@ -235,9 +262,19 @@ def finish(
       [B, T, D].
     """
     dtype = config.activation_dtype
-    x = x + project(attended, layer["out"], dtype)
-    h = rms_norm(x, layer["mlp_norm"], config.norm_eps)
-    return x + swiglu(h, layer["gate_up"], layer["down"], dtype)
+    added = project(attended, layer["out"], dtype)
+    if config.post_norms:
+        added = _norm(added, layer["attention_post_norm"], config).astype(dtype)
+    x = x + added
+    h = _norm(x, layer["mlp_norm"], config)
+    added = gated_mlp(h, layer["gate_up"], layer["down"], dtype, config.gate)
+    if config.post_norms:
+        added = _norm(added, layer["mlp_post_norm"], config).astype(dtype)
+    return x + added
+
+
+def _norm(x: jax.Array, scale: jax.Array, config: ModelConfig) -> jax.Array:
+    return rms_norm(x, scale + config.norm_offset, config.norm_eps)
 
 
 def _normal(std: float) -> Callable[..., jax.Array]:

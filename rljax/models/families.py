@@ -9,8 +9,11 @@ ones (`rope_parameters`) are both understood.
 Source: the configuration classes of transformers 5.23.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+import jax
 
 from rljax.models.config import ModelConfig, RopeScaling
 
@@ -18,8 +21,8 @@ from rljax.models.config import ModelConfig, RopeScaling
 NOTES = frozenset(
     """
     _name_or_path architectures attention_dropout auto_map bos_token_id
-    chunk_size_feed_forward dtype eos_token_id id2label initializer_range is_llama_config
-    label2id model_type output_attentions output_hidden_states pad_token_id
+    chunk_size_feed_forward dtype eos_token_id id2label initializer_range
+    is_llama_config label2id model_type output_attentions output_hidden_states pad_token_id
     problem_type return_dict rope_interleaved torch_dtype transformers.js_config
     transformers_version unk_token_id use_cache
     """.split()
@@ -99,7 +102,8 @@ def config_of(values: Mapping[str, Any]) -> ModelConfig:
 def _llama(fields: Fields, **more: Any) -> ModelConfig:
     """What Llama and its descendants share."""
     width, heads = fields.need("hidden_size"), fields.need("num_attention_heads")
-    theta, scaling = _rope(fields)
+    if "rope_theta" not in more:
+        more |= _rope(fields)
     return ModelConfig(
         vocab_size=fields.need("vocab_size"),
         width=width,
@@ -108,8 +112,6 @@ def _llama(fields: Fields, **more: Any) -> ModelConfig:
         num_kv_heads=fields.get("num_key_value_heads", heads),
         head_dim=fields.get("head_dim", width // heads),
         mlp_width=fields.need("intermediate_size"),
-        rope_theta=theta,
-        rope_scaling=scaling,
         norm_eps=fields.need("rms_norm_eps"),
         tied_embedding=fields.get("tie_word_embeddings", False),
         max_positions=fields.get("max_position_embeddings"),
@@ -131,16 +133,65 @@ def _mistral(fields: Fields) -> ModelConfig:
     return _llama(fields, window=window, window_layers=tuple(layers))
 
 
+def _gemma(fields: Fields, **more: Any) -> ModelConfig:
+    """What Gemma 2 and 3 share: norms after as well as before, scales 1 + w."""
+    width = fields.need("hidden_size")
+    window = _layer_types(fields)
+    return _llama(
+        fields,
+        norm_offset=1.0,
+        post_norms=True,
+        gate=functools.partial(jax.nn.gelu, approximate=True),
+        embedding_scale=width**0.5,
+        query_scale=fields.need("query_pre_attn_scalar") ** -0.5,
+        attention_softcap=fields.get("attn_logit_softcapping"),
+        logit_softcap=fields.get("final_logit_softcapping"),
+        **window,
+        **more,
+    )
+
+
+def _gemma2(fields: Fields) -> ModelConfig:
+    return _gemma(fields, **_rope(fields))
+
+
+def _gemma3(fields: Fields) -> ModelConfig:
+    parameters = fields.get("rope_parameters")
+    if parameters is None:  # the old spelling
+        local = {"local_rope_theta": fields.get("rope_local_base_freq", 10_000.0)}
+        return _gemma(fields, qk_norm=True, **_rope(fields), **local)
+    ours = {"rope_parameters": parameters["full_attention"]}
+    near = _rope(Fields({"rope_parameters": parameters["sliding_attention"]}))
+    if near["rope_scaling"] is not None:
+        raise ValueError("config.json scales RoPE in layers with a window")
+    local = {"local_rope_theta": near["rope_theta"]}
+    return _gemma(fields, qk_norm=True, **_rope(Fields(ours)), **local)
+
+
 def _window(fields: Fields) -> dict[str, Any]:
     """Which layers see a window only, and how wide it is."""
     window = fields.get("sliding_window")
     if not fields.get("use_sliding_window", False) or window is None:
         return {}
     count = fields.need("num_hidden_layers")
+    first = fields.get("max_window_layers", count)
+    return _layer_types(fields, lambda i: i >= first)
+
+
+def _layer_types(
+    fields: Fields, slides: Callable[[int], bool] | None = None
+) -> dict[str, Any]:
+    """The layers with a window; `slides` says which where the file does not."""
+    count, window = fields.need("num_hidden_layers"), fields.need("sliding_window")
     kinds = fields.get("layer_types")
     if kinds is None:
-        first = fields.get("max_window_layers", count)
-        kinds = ["full_attention"] * first + ["sliding_attention"] * (count - first)
+        if slides is None:
+            every = fields.get("sliding_window_pattern") or fields.need(
+                "_sliding_window_pattern"
+            )
+            slides = lambda i: bool((i + 1) % every)  # noqa: E731
+        names = ("full_attention", "sliding_attention")
+        kinds = [names[slides(i)] for i in range(count)]
     known = {"full_attention", "sliding_attention"}
     if len(kinds) != count or set(kinds) - known:
         raise ValueError(
@@ -151,7 +202,7 @@ def _window(fields: Fields) -> dict[str, Any]:
     return {"window": window, "window_layers": tuple(layers)} if layers else {}
 
 
-def _rope(fields: Fields) -> tuple[float, RopeScaling | None]:
+def _rope(fields: Fields) -> dict[str, Any]:
     """Base of the wavelengths, and how they are stretched."""
     parameters = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
     theta = parameters.get("rope_theta", fields.get("rope_theta", 10_000.0))
@@ -175,16 +226,15 @@ def _rope(fields: Fields) -> tuple[float, RopeScaling | None]:
             f"config.json has {sorted(rest)} with rope type {kind!r}, expected "
             f"{sorted(known[kind])}"
         )
-    if kind == "default":
-        return float(theta), None
-    if kind == "linear":
-        return float(theta), RopeScaling(factor=parameters["factor"])
-    return float(theta), RopeScaling(
-        factor=parameters["factor"],
-        low_freq_factor=parameters["low_freq_factor"],
-        high_freq_factor=parameters["high_freq_factor"],
-        original_positions=parameters["original_max_position_embeddings"],
-    )
+    scaling = None
+    if kind != "default":
+        scaling = RopeScaling(
+            factor=parameters["factor"],
+            low_freq_factor=parameters.get("low_freq_factor"),
+            high_freq_factor=parameters.get("high_freq_factor"),
+            original_positions=parameters.get("original_max_position_embeddings"),
+        )
+    return {"rope_theta": float(theta), "rope_scaling": scaling}
 
 
 _LLAMA_READ = frozenset(
@@ -200,7 +250,21 @@ _WINDOW_READ = frozenset(
 _SILU = {"hidden_act": "silu", "is_encoder_decoder": False}
 _NO_BIAS = {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
 
+_GEMMA_READ = _LLAMA_READ | frozenset(
+    """
+    query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping sliding_window
+    layer_types sliding_window_pattern _sliding_window_pattern rope_local_base_freq
+    """.split()
+)
+_GEMMA = {
+    "hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh",
+    "attention_bias": False, "is_encoder_decoder": False,
+    "use_bidirectional_attention": False,
+}  # fmt: skip
+
 FAMILIES: dict[str, Family] = {
+    "gemma2": Family(_gemma2, _GEMMA_READ, _GEMMA),
+    "gemma3_text": Family(_gemma3, _GEMMA_READ, _GEMMA),
     "llama": Family(_llama, _LLAMA_READ, {**_SILU, **_NO_BIAS}),
     "mistral": Family(_mistral, _LLAMA_READ | {"sliding_window"}, _SILU),
     "qwen2": Family(_qwen2, _LLAMA_READ | _WINDOW_READ, _SILU),

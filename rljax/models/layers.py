@@ -1,7 +1,9 @@
-"""The arithmetic of a layer: RMSNorm, projections, rotary positions, SwiGLU.
+"""The arithmetic of a layer: RMSNorm, projections, rotary positions, gated MLPs.
 
 Pure functions of arrays. D width, T tokens, K heads, F inner size of the MLP.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -120,10 +122,14 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
-def swiglu(
-    x: jax.Array, gate_up: jax.Array, down: jax.Array, dtype: jnp.dtype
+def gated_mlp(
+    x: jax.Array,
+    gate_up: jax.Array,
+    down: jax.Array,
+    dtype: jnp.dtype,
+    gate: Callable[[jax.Array], jax.Array] = jax.nn.silu,
 ) -> jax.Array:
-    """(silu(x W_gate) * x W_up) W_down, with gate and up in one product.
+    """(gate(x W_gate) * x W_up) W_down, with gate and up in one product.
 
     Source: Shazeer, "GLU Variants Improve Transformer", 2020.
 
@@ -132,9 +138,15 @@ def swiglu(
       gate_up: [D, 2 F], the gate's columns first.
       down: [F, D].
       dtype: type of the products.
+      gate: SwiGLU's is silu.
 
     Returns:
       [..., D] in `dtype`.
     """
-    gate, up = jnp.split(project(x, gate_up, dtype), 2, axis=-1)
-    return project(jax.nn.silu(gate) * up, down, dtype)
+    gates, up = jnp.split(project(x, gate_up, dtype), 2, axis=-1)
+    return project(gate(gates) * up, down, dtype)
+
+
+def softcap(x: jax.Array, cap: float | None) -> jax.Array:
+    """cap tanh(x / cap), or `x` where there is no cap."""
+    return x if cap is None else cap * jnp.tanh(x / cap)

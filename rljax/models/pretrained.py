@@ -48,12 +48,20 @@ def places(config: ModelConfig) -> dict[str, Place]:
     for i in range(c.num_layers):
         ours = {
             "input_layernorm.weight": ("attention_norm", (0, c.width), False),
-            "post_attention_layernorm.weight": ("mlp_norm", (0, c.width), False),
             "self_attn.o_proj.weight": ("out", (0, c.width), True),
             "mlp.gate_proj.weight": ("gate_up", (0, c.mlp_width), True),
             "mlp.up_proj.weight": ("gate_up", (c.mlp_width, 2 * c.mlp_width), True),
             "mlp.down_proj.weight": ("down", (0, c.width), True),
         }
+        norms = {"post_attention_layernorm": "mlp_norm"}
+        if c.post_norms:
+            norms = {
+                "post_attention_layernorm": "attention_post_norm",
+                "pre_feedforward_layernorm": "mlp_norm",
+                "post_feedforward_layernorm": "mlp_post_norm",
+            }
+        for theirs, name in norms.items():
+            ours[f"{theirs}.weight"] = (name, (0, c.width), False)
         for letter, span in spans.items():
             ours[f"self_attn.{letter}_proj.weight"] = ("qkv", span, True)
             if c.qkv_bias:

@@ -58,9 +58,7 @@ def header_of(path) -> dict:
 
 def test_a_file_cut_off_is_told(path):
     rewrite(path, cut=1)
-    with pytest.raises(
-        ValueError, match=r"is cut off: .* ends at byte"
-    ):
+    with pytest.raises(ValueError, match=r"is cut off: .* ends at byte"):
         list(files.tensors(path))
     path.write_bytes(b"abc")
     with pytest.raises(ValueError, match="has 3 bytes: no safetensors file"):
