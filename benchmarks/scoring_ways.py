@@ -48,8 +48,8 @@ def packed_trie(states: States, config: ModelConfig, skip: bool = True) -> Score
         else:
             hidden = model.apply({"params": params}, *score.pack(prompt, tries))
             hidden = jnp.asarray(hidden)[:, prompt.ids.shape[1] - 1 :]
-        matrix = decoder.unembedding(params, config)
-        return score.command_log_probs(matrix, hidden, tries, states.eos_id)
+        logits = decoder.logits(params, jnp.asarray(hidden), config)
+        return score.command_log_probs(logits, tries, states.eos_id)
 
     return run
 

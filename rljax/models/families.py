@@ -22,7 +22,8 @@ NOTES = frozenset(
     """
     _name_or_path architectures attention_dropout auto_map bos_token_id
     chunk_size_feed_forward dtype eos_token_id id2label initializer_range
-    is_llama_config label2id model_type output_attentions output_hidden_states pad_token_id
+    is_llama_config label2id model_type output_attentions output_hidden_states
+    pad_token_id
     problem_type return_dict rope_interleaved torch_dtype transformers.js_config
     transformers_version unk_token_id use_cache
     """.split()

@@ -41,7 +41,7 @@ def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
     if not index.is_file():
         found = sorted(p.name for p in folder.iterdir())[:20]
         raise ValueError(
-            f"{folder} holds neither {SINGLE} nor {INDEX}; it holds {found or 'nothing'}"
+            f"{folder} holds neither {SINGLE} nor {INDEX}, but {found or 'nothing'}"
         )
     try:
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from rljax.models.config import ModelConfig
-from rljax.models.decoder import Decoder, unembedding
+from rljax.models.decoder import Decoder
+from rljax.models.decoder import logits as decoder_logits
 from rljax.models.heads import Head
 from rljax.policy import score
 from rljax.types import Key, Params, Tokens, Trie
@@ -72,8 +73,8 @@ def make(
         return head.init(key, jnp.zeros((1, config.width)))["params"]
 
     def log_policy(trunk, hidden, trie):
-        matrix = unembedding(trunk, config)
-        scores = score.command_log_probs(matrix, hidden, trie, eos_id)
+        found = decoder_logits(trunk, hidden, config)
+        scores = score.command_log_probs(found, trie, eos_id)
         return score.log_policy(scores, trie.command_mask)
 
     def logits(trunk, tokens):
@@ -82,7 +83,7 @@ def make(
         mask = jnp.tril(jnp.ones((length, length), bool))
         mask = jnp.broadcast_to(mask, (batch, length, length))
         hidden = decoder.apply({"params": trunk}, tokens.ids, positions, mask)
-        return jnp.asarray(hidden) @ unembedding(trunk, config)
+        return decoder_logits(trunk, jnp.asarray(hidden), config)
 
     def apply_head(params, hidden):
         return jnp.asarray(head.apply({"params": params}, hidden))

@@ -116,5 +116,5 @@ def test_shards_are_found_by_their_index(path):
 
 def test_a_folder_without_weights_is_told(tmp_path):
     (tmp_path / "pytorch_model.bin").touch()
-    with pytest.raises(ValueError, match=r"it holds \['pytorch_model.bin'\]"):
+    with pytest.raises(ValueError, match=r"but \['pytorch_model.bin'\]"):
         files.files_of(tmp_path)
