@@ -47,24 +47,28 @@ class ModelConfig:
     num_layers: int
     num_heads: int  # query heads
     num_kv_heads: int  # key and value heads; each serves num_heads / num_kv_heads
-    head_dim: int  # even, since RoPE turns pairs
-    mlp_width: int  # inner size of the SwiGLU
+    head_dim: int  # even where RoPE turns pairs
+    mlp_width: int  # inner size of the MLP
     rope_theta: float = 10_000.0  # base of the RoPE wavelengths
     rope_scaling: RopeScaling | None = None
     max_positions: int | None = None  # the context the model was made for
     window: int | None = None  # positions back, itself included, that a layer sees
     window_layers: tuple[int, ...] = ()  # the layers that `window` is for
     local_rope_theta: float | None = None  # of the layers with a window, unscaled
-    norm_eps: float = 1e-6  # added to the mean square in RMSNorm
+    learned_positions: bool = False  # a vector each, as in GPT-2, in place of RoPE
+    layer_norm: bool = False  # LayerNorm with its bias, as in GPT-2, for RMSNorm
+    norm_eps: float = 1e-6  # added to the mean square (variance) in a norm
     norm_offset: float = 0.0  # added to the scale of every norm; 1 in Gemma
     post_norms: bool = False  # attention and MLP normalise what they add, as in Gemma
-    gate: Callable[[jax.Array], jax.Array] = jax.nn.silu  # of the gated MLP
+    gate: Callable[[jax.Array], jax.Array] = jax.nn.silu  # of the MLP
+    gated_mlp: bool = True  # gate(x W_gate) * x W_up; False is gate(x W_up)
     embedding_scale: float = 1.0  # times the embedding, where the stream begins
     query_scale: float | None = None  # of queries; None is head_dim^-1/2
     attention_softcap: float | None = None  # c tanh(x / c) over attention's scores
     logit_softcap: float | None = None  # the same over logits
     tied_embedding: bool = False  # logits from the embedding's own transpose
     qkv_bias: bool = False  # as in Qwen2
+    output_biases: bool = False  # of all other projections, as in GPT-2
     qk_norm: bool = False  # RMSNorm of each query and key head, as in Qwen3
     scan_layers: bool = True  # one compiled layer for all, or one copy each
     remat: bool = False  # recompute a layer in its backward pass: less memory
@@ -83,6 +87,8 @@ class ModelConfig:
                 f"num_heads is {self.num_heads}; it must be a multiple of "
                 f"num_kv_heads, {self.num_kv_heads}"
             )
+        if self.learned_positions and self.max_positions is None:
+            raise ValueError("learned_positions needs max_positions, which is None")
         if bool(self.window_layers) != (self.window is not None):
             raise ValueError(
                 f"window is {self.window} and window_layers {self.window_layers}: give "
@@ -95,7 +101,7 @@ class ModelConfig:
             raise ValueError(
                 f"window_layers holds {wrong[0]}; there are {self.num_layers} layers"
             )
-        if self.head_dim % 2:
+        if self.head_dim % 2 and not self.learned_positions:
             raise ValueError(f"head_dim is {self.head_dim}; RoPE needs an even one")
         for field in ("param_dtype", "dtype"):
             name = getattr(self, field)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from rljax.models.attention import attend
 from rljax.models.config import ModelConfig
 from rljax.models.layers import (
-    gated_mlp,
+    layer_norm,
     project,
     rms_norm,
     rope_angles,
@@ -25,6 +25,8 @@ from rljax.models.layers import (
     softcap,
 )
 from rljax.types import Params
+
+Angles = tuple[jax.Array, jax.Array]  # cosine and sine, of `rope_angles`
 
 
 class Decoder(nn.Module):
@@ -57,9 +59,8 @@ class Decoder(nn.Module):
         """
         config = self.config
         chex.assert_rank([ids, positions, mask], [2, 2, 3])
-        embedding, layers, scale = self._weights()
-        x = embedding[ids].astype(config.activation_dtype)
-        x = x * jnp.asarray(config.embedding_scale, x.dtype)
+        top, layers = self._weights()
+        x = embed(top, ids, positions, config)
         # For layers that see all, and, if there are any, for those with a window.
         views = _views(positions, mask, config)
         step = functools.partial(block, config=config)
@@ -85,26 +86,37 @@ class Decoder(nn.Module):
         layer = {name: weight[last] for name, weight in layers.items()}
         view = views[last in config.window_layers]
         x = step(layer, x, *view, first_output)
-        return rms_norm(x, scale + config.norm_offset, config.norm_eps)
+        return normalize(top, "final_norm", x, config)
 
-    def _weights(self) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
-        """Embedding, stacked layers, and the last norm's scale."""
+    def _weights(self) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """What there is once, and the stacked layers."""
         c = self.config
         dtype = jnp.dtype(c.param_dtype)
         attended, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
         # Each layer adds twice to the stream, whose variance should not grow.
         residual = (2 * c.num_layers) ** -0.5
         one = nn.initializers.constant(1.0 - c.norm_offset)
+        into, zero = _normal(c.width**-0.5), nn.initializers.zeros
         shapes: dict[str, tuple[Callable[..., jax.Array], tuple[int, ...]]] = {
             "attention_norm": (one, (c.width,)),
-            "qkv": (_normal(c.width**-0.5), (c.width, attended + 2 * kv)),
+            "qkv": (into, (c.width, attended + 2 * kv)),
             "out": (_normal(residual * attended**-0.5), (attended, c.width)),
             "mlp_norm": (one, (c.width,)),
-            "gate_up": (_normal(c.width**-0.5), (c.width, 2 * c.mlp_width)),
             "down": (_normal(residual * c.mlp_width**-0.5), (c.mlp_width, c.width)),
         }
+        if c.gated_mlp:
+            shapes["gate_up"] = (into, (c.width, 2 * c.mlp_width))
+        else:
+            shapes["up"] = (into, (c.width, c.mlp_width))
         if c.qkv_bias:
-            shapes["qkv_bias"] = (nn.initializers.zeros, (attended + 2 * kv,))
+            shapes["qkv_bias"] = (zero, (attended + 2 * kv,))
+        if c.output_biases:
+            shapes["out_bias"] = shapes["down_bias"] = (zero, (c.width,))
+            up = "gate_up" if c.gated_mlp else "up"
+            shapes[f"{up}_bias"] = (zero, shapes[up][1][1:])
+        if c.layer_norm:
+            shapes["attention_norm_bias"] = (zero, (c.width,))
+            shapes["mlp_norm_bias"] = (zero, (c.width,))
         if c.qk_norm:
             shapes["q_norm"] = shapes["k_norm"] = (one, (c.head_dim,))
         if c.post_norms:
@@ -113,16 +125,57 @@ class Decoder(nn.Module):
             name: self.param(name, init, (c.num_layers, *shape), dtype)
             for name, (init, shape) in shapes.items()
         }
+        return self._top(one, dtype), layers
+
+    def _top(
+        self, one: Callable[..., jax.Array], dtype: jnp.dtype
+    ) -> dict[str, jax.Array]:
+        """Embeddings and the last norm."""
+        c = self.config
         size = (c.vocab_size, c.width)
         # Tied logits of a normalised state then have variance 1; untied ones start
         # near 0, which is near the uniform distribution.
         std = c.width**-0.5 if c.tied_embedding else 1.0
-        embedding = self.param("embedding", _normal(std), size, dtype)
+        top = {"embedding": self.param("embedding", _normal(std), size, dtype)}
+        if c.learned_positions:
+            shape, init = (c.max_positions, c.width), _normal(0.1 * std)
+            top["position_embedding"] = self.param(
+                "position_embedding", init, shape, dtype
+            )
         if not c.tied_embedding:
             init = _normal(0.1 * c.width**-0.5)
             self.param("unembedding", init, size[::-1], dtype)
-        final = self.param("final_norm", one, (c.width,), dtype)
-        return embedding, layers, final
+        top["final_norm"] = self.param("final_norm", one, (c.width,), dtype)
+        if c.layer_norm:
+            zero = nn.initializers.zeros
+            top["final_norm_bias"] = self.param(
+                "final_norm_bias", zero, (c.width,), dtype
+            )
+        return top
+
+
+def embed(
+    params: Params, ids: jax.Array, positions: jax.Array, config: ModelConfig
+) -> jax.Array:
+    """Where the residual stream begins.
+
+    Args:
+      params: the decoder's parameters.
+      ids: int32 [B, T].
+      positions: int32 [B, T], below `max_positions` where positions are learned: a
+        later one would give NaN.
+      config: the decoder's settings.
+
+    Returns:
+      [B, T, D], of the activations' type.
+    """
+    x = params["embedding"][ids].astype(config.activation_dtype)
+    x = x * jnp.asarray(config.embedding_scale, x.dtype)
+    if config.learned_positions:
+        table = params["position_embedding"]
+        of_place = jnp.take(table, positions, axis=0, mode="fill", fill_value=jnp.nan)
+        x = x + of_place.astype(x.dtype)
+    return x
 
 
 def logits(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
@@ -158,7 +211,7 @@ def unembedding(params: Params, config: ModelConfig) -> jax.Array:
 def block(
     layer: dict[str, jax.Array],
     x: jax.Array,
-    angles: tuple[jax.Array, jax.Array],
+    angles: Angles | None,
     mask: jax.Array,
     first_output: int,
     config: ModelConfig,
@@ -168,7 +221,7 @@ def block(
     Args:
       layer: this layer's weights, without the leading axis.
       x: [B, T, D], the residual stream.
-      angles: cosine and sine of `rope_angles`.
+      angles: cosine and sine of `rope_angles`; None where positions are learned.
       mask: bool [B, T, T].
       first_output: first position whose result is wanted.
       config: the decoder's settings.
@@ -184,12 +237,14 @@ def block(
 
 def _views(
     positions: jax.Array, mask: jax.Array, config: ModelConfig
-) -> tuple[tuple[tuple[jax.Array, jax.Array], jax.Array], ...]:
+) -> tuple[tuple[Angles | None, jax.Array], ...]:
     """Angles and mask of layers that see all, and, if there are any, of the others.
 
     Distance is that of positions, so a trie's node counts from its depth.
     """
     c = config
+    if c.learned_positions and c.window is None:
+        return ((None, mask),)
     turns = rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
     angles = rope_angles(positions, turns)
     if c.window is None:
@@ -204,7 +259,7 @@ def _views(
 def queries_keys_values(
     layer: dict[str, jax.Array],
     x: jax.Array,
-    angles: tuple[jax.Array, jax.Array],
+    angles: Angles | None,
     first_output: int,
     config: ModelConfig,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -213,7 +268,7 @@ def queries_keys_values(
     Args:
       layer: this layer's weights.
       x: [B, T, D].
-      angles: of all T positions.
+      angles: of all T positions; None where nothing is turned.
       first_output: queries start here; keys and values cover all positions.
       config: the decoder's settings.
 
@@ -221,7 +276,7 @@ def queries_keys_values(
       q [B, T - first_output, H, head_dim], k and v [B, T, K, head_dim].
     """
     c, dtype = config, config.activation_dtype
-    h = _norm(x, layer["attention_norm"], c).astype(dtype)
+    h = normalize(layer, "attention_norm", x, c).astype(dtype)
     split = c.num_heads * c.head_dim
     weight, bias = layer["qkv"], layer.get("qkv_bias")
     if first_output:
@@ -234,8 +289,10 @@ def queries_keys_values(
     q = q.reshape(*q.shape[:2], c.num_heads, c.head_dim)
     k, v = jnp.split(kv.reshape(*kv.shape[:2], -1, c.head_dim), 2, axis=2)
     if c.qk_norm:
-        q = _norm(q, layer["q_norm"], c).astype(dtype)
-        k = _norm(k, layer["k_norm"], c).astype(dtype)
+        q = normalize(layer, "q_norm", q, c).astype(dtype)
+        k = normalize(layer, "k_norm", k, c).astype(dtype)
+    if angles is None:
+        return q, k, v
     cos, sin = angles
     return (
         rotate(q, cos[:, first_output:], sin[:, first_output:]),
@@ -262,19 +319,54 @@ def finish(
       [B, T, D].
     """
     dtype = config.activation_dtype
-    added = project(attended, layer["out"], dtype)
+    added = _project(layer, "out", attended, dtype)
     if config.post_norms:
-        added = _norm(added, layer["attention_post_norm"], config).astype(dtype)
+        added = normalize(layer, "attention_post_norm", added, config).astype(dtype)
     x = x + added
-    h = _norm(x, layer["mlp_norm"], config)
-    added = gated_mlp(h, layer["gate_up"], layer["down"], dtype, config.gate)
+    added = _mlp(layer, normalize(layer, "mlp_norm", x, config), config)
     if config.post_norms:
-        added = _norm(added, layer["mlp_post_norm"], config).astype(dtype)
+        added = normalize(layer, "mlp_post_norm", added, config).astype(dtype)
     return x + added
 
 
-def _norm(x: jax.Array, scale: jax.Array, config: ModelConfig) -> jax.Array:
-    return rms_norm(x, scale + config.norm_offset, config.norm_eps)
+def _mlp(layer: dict[str, jax.Array], h: jax.Array, config: ModelConfig) -> jax.Array:
+    """gate(x W_gate) * x W_up, or gate(x W_up), then W_down."""
+    dtype = config.activation_dtype
+    if config.gated_mlp:
+        gates, up = jnp.split(_project(layer, "gate_up", h, dtype), 2, axis=-1)
+        inner = config.gate(gates) * up
+    else:
+        inner = config.gate(_project(layer, "up", h, dtype))
+    return _project(layer, "down", inner, dtype)
+
+
+def _project(
+    layer: dict[str, jax.Array], name: str, x: jax.Array, dtype: jnp.dtype
+) -> jax.Array:
+    """x W, and the bias where there is one."""
+    found = project(x, layer[name], dtype)
+    bias = layer.get(f"{name}_bias")
+    return found if bias is None else found + bias.astype(dtype)
+
+
+def normalize(
+    params: dict[str, jax.Array], name: str, x: jax.Array, config: ModelConfig
+) -> jax.Array:
+    """The norm of that name.
+
+    Args:
+      params: weights among which its scale and bias are.
+      name: of the scale.
+      x: [..., D].
+      config: the decoder's settings.
+
+    Returns:
+      [..., D], float32 or wider.
+    """
+    scale = params[name] + config.norm_offset
+    if config.layer_norm:
+        return layer_norm(x, scale, params[f"{name}_bias"], config.norm_eps)
+    return rms_norm(x, scale, config.norm_eps)
 
 
 def _normal(std: float) -> Callable[..., jax.Array]:

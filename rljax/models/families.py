@@ -152,6 +152,28 @@ def _gemma(fields: Fields, **more: Any) -> ModelConfig:
     )
 
 
+def _gpt2(fields: Fields) -> ModelConfig:
+    width, heads = fields.get("n_embd", 768), fields.get("n_head", 12)
+    return ModelConfig(
+        vocab_size=fields.get("vocab_size", 50_257),
+        width=width,
+        num_layers=fields.get("n_layer", 12),
+        num_heads=heads,
+        num_kv_heads=heads,
+        head_dim=width // heads,
+        mlp_width=fields.get("n_inner", 4 * width),
+        learned_positions=True,
+        max_positions=fields.get("n_positions", 1024),
+        layer_norm=True,
+        norm_eps=fields.get("layer_norm_epsilon", 1e-5),
+        gate=functools.partial(jax.nn.gelu, approximate=True),
+        gated_mlp=False,
+        tied_embedding=fields.get("tie_word_embeddings", True),
+        qkv_bias=True,
+        output_biases=True,
+    )
+
+
 def _gemma2(fields: Fields) -> ModelConfig:
     return _gemma(fields, **_rope(fields))
 
@@ -263,9 +285,29 @@ _GEMMA = {
     "use_bidirectional_attention": False,
 }  # fmt: skip
 
+_GPT2_READ = frozenset(
+    """
+    vocab_size n_positions n_embd n_layer n_head n_inner layer_norm_epsilon
+    tie_word_embeddings n_ctx
+    """.split()
+)
+_GPT2 = {
+    "activation_function": "gelu_new", "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False,
+    "is_encoder_decoder": False,
+}  # fmt: skip
+# Of training, of a classifier's head, and of the order of a product.
+_GPT2_NOTES = frozenset(
+    """
+    resid_pdrop embd_pdrop attn_pdrop summary_type summary_use_proj summary_activation
+    summary_proj_to_labels summary_first_dropout reorder_and_upcast_attn
+    """.split()
+)
+
 FAMILIES: dict[str, Family] = {
     "gemma2": Family(_gemma2, _GEMMA_READ, _GEMMA),
     "gemma3_text": Family(_gemma3, _GEMMA_READ, _GEMMA),
+    "gpt2": Family(_gpt2, _GPT2_READ | _GPT2_NOTES, _GPT2),
     "llama": Family(_llama, _LLAMA_READ, {**_SILU, **_NO_BIAS}),
     "mistral": Family(_mistral, _LLAMA_READ | {"sliding_window"}, _SILU),
     "qwen2": Family(_qwen2, _LLAMA_READ | _WINDOW_READ, _SILU),

@@ -33,6 +33,30 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     return x * inverse * scale.astype(wide)
 
 
+def layer_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float
+) -> jax.Array:
+    """Normalisation to mean 0 and variance 1 over the last axis, in float32.
+
+      y = (x - mean(x)) / sqrt(var(x) + eps) * scale + bias
+
+    Source: Ba et al., "Layer Normalization", 2016.
+
+    Args:
+      x: [..., D].
+      scale: [D].
+      bias: [D].
+      eps: added to the variance.
+
+    Returns:
+      [..., D], float32 or wider.
+    """
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    x = x.astype(wide)
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    return rms_norm(centred, scale, eps) + bias.astype(wide)
+
+
 def project(x: jax.Array, weight: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """x W in `dtype`, summed in float32 at least.
 

@@ -28,7 +28,7 @@ Put = Callable[[Place, np.ndarray], None]
 
 
 def places(config: ModelConfig) -> dict[str, Place]:
-    """Where each tensor of a Llama-like file goes.
+    """Where each tensor of a file goes.
 
     Args:
       config: of the model.
@@ -37,6 +37,8 @@ def places(config: ModelConfig) -> dict[str, Place]:
       Name in the file -> place.
     """
     c = config
+    if c.learned_positions:
+        return _gpt2_places(c)
     q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     spans = {"q": (0, q), "k": (q, q + kv), "v": (q + kv, q + 2 * kv)}
     found = {
@@ -75,8 +77,38 @@ def places(config: ModelConfig) -> dict[str, Place]:
     return found
 
 
-# Tensors some files hold that compute nothing of their own.
-_DERIVED = re.compile(r".*rotary_emb\.inv_freq$")
+def _gpt2_places(c: ModelConfig) -> dict[str, Place]:
+    """GPT-2's names; its files hold [inputs, outputs], and q, k, v in one."""
+    wide = c.num_heads * c.head_dim
+    found = {
+        "transformer.wte.weight": Place("embedding", None, (0, c.width), False),
+        "transformer.wpe.weight": Place(
+            "position_embedding", None, (0, c.width), False
+        ),
+        "transformer.ln_f.weight": Place("final_norm", None, (0, c.width), False),
+        "transformer.ln_f.bias": Place("final_norm_bias", None, (0, c.width), False),
+    }
+    if not c.tied_embedding:
+        found["lm_head.weight"] = Place("unembedding", None, (0, c.vocab_size), True)
+    sizes = {
+        "ln_1": ("attention_norm", c.width),
+        "attn.c_attn": ("qkv", 3 * wide),
+        "attn.c_proj": ("out", c.width),
+        "ln_2": ("mlp_norm", c.width),
+        "mlp.c_fc": ("up", c.mlp_width),
+        "mlp.c_proj": ("down", c.width),
+    }
+    for i in range(c.num_layers):
+        for name, (ours, size) in sizes.items():
+            stem = f"transformer.h.{i}.{name}"
+            found[f"{stem}.weight"] = Place(ours, i, (0, size), False)
+            found[f"{stem}.bias"] = Place(f"{ours}_bias", i, (0, size), False)
+    return found
+
+
+# Tensors some files hold that compute nothing of their own: tables of RoPE, GPT-2's
+# triangular masks.
+_DERIVED = re.compile(r".*(rotary_emb\.inv_freq|\.attn\.(masked_)?bias)$")
 
 
 def load(
