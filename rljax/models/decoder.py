@@ -27,6 +27,7 @@ from rljax.models.layers import (
 from rljax.types import Params
 
 Angles = tuple[jax.Array, jax.Array]  # cosine and sine, of `rope_angles`
+View = tuple[Angles | None, jax.Array]  # what a layer turns by, and its mask
 
 
 class Decoder(nn.Module):
@@ -73,10 +74,10 @@ class Decoder(nn.Module):
 
             def body(x, layer_slides):
                 layer, slides = layer_slides
-                view = views[0]
+                view: View = views[0]
                 if views[1:]:
                     view = jax.tree.map(lambda a, b: jnp.where(slides, b, a), *views)
-                return step(layer, x, *view, 0), None
+                return step(layer, x, view[0], view[1], 0), None
 
             x, _ = jax.lax.scan(body, x, (below, slides))
         else:
@@ -237,7 +238,7 @@ def block(
 
 def _views(
     positions: jax.Array, mask: jax.Array, config: ModelConfig
-) -> tuple[tuple[Angles | None, jax.Array], ...]:
+) -> tuple[View, ...]:
     """Angles and mask of layers that see all, and, if there are any, of the others.
 
     Distance is that of positions, so a trie's node counts from its depth.

@@ -107,6 +107,7 @@ def rope_frequencies(
     if scaling.original_positions is None:
         return slow.astype(np.float32)
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    assert low is not None and high is not None  # they come together
     turns = scaling.original_positions * frequency / (2 * np.pi)
     share = np.clip((turns - low) / (high - low), 0.0, 1.0)
     return ((1 - share) * slow + share * frequency).astype(np.float32)
