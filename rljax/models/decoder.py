@@ -103,17 +103,15 @@ class Decoder(nn.Module):
             "qkv": (into, (c.width, attended + 2 * kv)),
             "out": (_normal(residual * attended**-0.5), (attended, c.width)),
             "mlp_norm": (one, (c.width,)),
-            "down": (_normal(residual * c.mlp_width**-0.5), (c.mlp_width, c.width)),
         }
-        if c.gated_mlp:
-            shapes["gate_up"] = (into, (c.width, 2 * c.mlp_width))
-        else:
-            shapes["up"] = (into, (c.width, c.mlp_width))
+        up, columns = ("gate_up", 2) if c.gated_mlp else ("up", 1)
+        shapes[up] = (into, (c.width, columns * c.mlp_width))
+        down = _normal(residual * c.mlp_width**-0.5)
+        shapes["down"] = (down, (c.mlp_width, c.width))
         if c.qkv_bias:
             shapes["qkv_bias"] = (zero, (attended + 2 * kv,))
         if c.output_biases:
             shapes["out_bias"] = shapes["down_bias"] = (zero, (c.width,))
-            up = "gate_up" if c.gated_mlp else "up"
             shapes[f"{up}_bias"] = (zero, shapes[up][1][1:])
         if c.layer_norm:
             shapes["attention_norm_bias"] = (zero, (c.width,))
