@@ -148,7 +148,7 @@ def _init(parts: _Parts, key: Key) -> State:
     log_alpha = jnp.float32(math.log(config.alpha))
     return State(
         params=params,
-        target=optimizers.hard_copy(params),
+        target=optimizers.slow_copy(params),
         opt_state=parts.optimizer.init(params),
         log_alpha=log_alpha,
         alpha_opt_state=parts.alpha_optimizer.init(log_alpha),

@@ -369,4 +369,10 @@ def normalize(
 
 
 def _normal(std: float) -> Callable[..., jax.Array]:
-    return nn.initializers.normal(std)
+    """Draws in float32 and rounds: the same start at any precision."""
+
+    def draw(key, shape, dtype):
+        wide = jnp.promote_types(dtype, jnp.float32)
+        return nn.initializers.normal(std)(key, shape, wide).astype(dtype)
+
+    return draw

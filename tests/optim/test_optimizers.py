@@ -15,6 +15,7 @@ from rljax.optim.optimizers import (
     hard_copy,
     polyak,
     skip_nonfinite,
+    slow_copy,
     warmup_decay,
 )
 
@@ -153,3 +154,31 @@ def test_a_nonfinite_update_leaves_everything_as_it_was(bad):
 def test_skipping_refuses_states_that_differ_in_dtype():
     with pytest.raises(AssertionError):
         skip_nonfinite(jnp.ones(2, jnp.bfloat16), jnp.ones(2), jnp.bool_(True))
+
+
+def test_narrow_parameters_take_small_steps():
+    # 1e-3 a step is below half of bfloat16's 1/128 beside 1: each alone is lost.
+    params = {"w": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(2)}
+    optimizer = adam(1e-3)
+    state = optimizer.init(params)
+    for _ in range(100):
+        grads = jax.tree.map(jnp.ones_like, params)
+        step, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, step)
+    assert params["w"].dtype == jnp.bfloat16 and params["b"].dtype == jnp.float32
+    np.testing.assert_allclose(params["b"], 0.9, rtol=1e-4)
+    np.testing.assert_array_equal(params["w"], np.asarray(0.9, jnp.bfloat16))
+
+
+def test_wide_parameters_have_no_copies():
+    params = {"w": jnp.ones(3)}
+    plain = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(0.1))
+    chex.assert_trees_all_equal_structs(adam(0.1).init(params), plain.init(params))
+
+
+def test_slow_copies_of_narrow_parameters_move():
+    fast = {"w": jnp.ones(3, jnp.bfloat16)}
+    slow = slow_copy(fast)
+    for _ in range(10):
+        slow = polyak(slow, {"w": jnp.full(3, 2.0, jnp.bfloat16)}, 1e-3)
+    np.testing.assert_allclose(slow["w"], 2.0 - 0.999**10, rtol=1e-6)
