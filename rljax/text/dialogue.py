@@ -27,7 +27,8 @@ class Dialogue(NamedTuple):
     ids: np.ndarray  # int32 [T]
     mask: np.ndarray  # bool [T], sampled by the policy
     turns: np.ndarray  # int32 [K, 2], where each of its turns begins and ends
-    messages: tuple[Message, ...]  # those of the policy hold `template.said`
+    messages: tuple[Message, ...]  # those sampled hold `template.said`
+    sampled: tuple[int, ...]  # which messages were, one for each of the turns
     opened: bool  # the policy speaks next
 
 
@@ -41,6 +42,7 @@ def start() -> Dialogue:
         mask=np.zeros(0, bool),
         turns=np.zeros((0, 2), np.int32),
         messages=(),
+        sampled=(),
         opened=False,
     )
 
@@ -112,6 +114,7 @@ def say(template: Template, dialogue: Dialogue, ids: Any) -> Dialogue:
     turn = np.array([[begin, begin + len(ids)]], np.int32)
     return _add(dialogue, ids.astype(np.int32), True)._replace(
         messages=(*dialogue.messages, Message(POLICY, template.said)),
+        sampled=(*dialogue.sampled, len(dialogue.messages)),
         turns=np.concatenate([dialogue.turns, turn]),
         opened=False,
     )
@@ -162,6 +165,37 @@ def check_template(template: Template, messages: Sequence[Message] = PROBE) -> N
             f"turn by turn the tokens differ from those of the whole text {text!r}:\n"
             f"by turns {tokenizer_lib.show(template.tokenizer, ours)}\n"
             f"whole    {tokenizer_lib.show(template.tokenizer, theirs)}"
+        )
+
+
+def check_dialogue(template: Template, dialogue: Dialogue) -> None:
+    """Compares a real conversation with the template's rendering of what was said.
+
+    `check_template` knows one form of answer; a template may treat what a policy
+    really says in another way (strip its spaces, drop its thinking). Texts are
+    compared, since the policy is free to spell a text with other tokens than the
+    tokenizer would.
+
+    Args:
+      template: how it is written.
+      dialogue: the policy spoke last.
+
+    Raises:
+      ValueError: if the texts differ; it shows both.
+    """
+    dialogue = close(template, dialogue)
+    messages = list(dialogue.messages)
+    for place, (begin, stop) in zip(dialogue.sampled, dialogue.turns, strict=True):
+        text = template.tokenizer.decode(dialogue.ids[begin:stop])
+        text = text.removesuffix(template.end).removeprefix(template.lead)
+        messages[place] = Message(POLICY, text)
+    text = template.render(messages, False)
+    (whole,) = tokenizer_lib.encode(template.tokenizer, [text])
+    theirs, ours = map(template.tokenizer.decode, (whole, dialogue.ids))
+    if ours != theirs:
+        raise ValueError(
+            "the template would write this conversation in another way:\n"
+            f"tokens   {ours!r}\ntemplate {theirs!r}"
         )
 
 

@@ -183,6 +183,28 @@ def test_plain_text_without_special_tokens_in_its_frame():
     assert so_far.ids[so_far.mask].tolist() == [*said[0], *said[1]]
 
 
+def test_a_real_conversation_against_its_template():
+    tokenizer = speaking.byte_level(speaking.FORGETS)
+    template = chat.from_tokenizer(tokenizer)
+    dialogue.check_template(template)  # which cannot know what the policy will say
+    good = [*ids_of(template, "red cat"), template.end_id]
+    bad = [*ids_of(template, "<think>\nso\n</think>\n\nyes"), template.end_id]
+    example = [Message("user", "c"), Message(POLICY, "d"), Message("user", "e")]
+    so_far = say(template, hear(template, start(), example), good)
+    so_far = say(template, hear(template, so_far, [Message("user", "b")]), [7])
+    dialogue.check_dialogue(template, so_far)
+    assert so_far.sampled == (3, 5)
+    dialogue.check_dialogue(template, talk(template, [("a", bad)]))
+    with pytest.raises(
+        ValueError, match="(?s)another way:.tokens .*so.*template .*yes"
+    ):
+        dialogue.check_dialogue(template, talk(template, [("a", bad), ("b", good)]))
+    # Other tokens for the same text are as good.
+    spelled = [i for c in "red cat" for i in ids_of(template, c)] + [template.end_id]
+    assert spelled != good
+    dialogue.check_dialogue(template, talk(template, [("a", spelled), ("b", good)]))
+
+
 def test_refuses_what_is_out_of_turn():
     template = template_of("chatml")
     user, end = [Message("user", "a")], template.end_id
