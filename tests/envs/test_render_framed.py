@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from rljax.envs.playground import render
-from rljax.envs.playground.goals import goals_of
+from rljax.envs.playground import goals as goals_lib
+from rljax.envs.playground import make, render
 from rljax.envs.playground.pieces import Layout
 from rljax.envs.playground.worlds import world_a
 from rljax.text import chat
@@ -17,7 +17,7 @@ from tests.envs.test_render import sample
 from tests.text import speaking
 
 WORLD, LAYOUT = world_a(), Layout(num_objects=5, inventory=2, history=2)
-GOALS = goals_of(WORLD)
+GOALS = goals_lib.goals_of(WORLD)
 MAKERS = {
     "chatml": lambda: speaking.byte_level(speaking.CHATML),
     "headers": lambda: speaking.byte_level(speaking.HEADERS),
@@ -79,6 +79,34 @@ def test_another_speaker_and_no_prefill():
         "",
     )
     check_rendering(tokenizer, framed(tokenizer, bare, frame), sample("A", LAYOUT, 8))
+
+
+def test_an_environment_of_framed_prompts():
+    tokenizer, _ = renderer_of("headers")
+    frame = chat.frame(chat.from_tokenizer(tokenizer))
+    sampler = goals_lib.uniform_by_kind(GOALS, goals_lib.singles(GOALS, train=True))
+    bare, env = (
+        make.make(
+            WORLD,
+            tokenizer,
+            num_objects=4,
+            inventory=2,
+            limit=5,
+            sampler=sampler,
+            frame=around,
+        )
+        for around in (None, frame)
+    )
+    states = sample("A", Layout(4, 2), 8, sequences=False)
+    check_rendering(tokenizer, env, states)
+    assert jax.jit(jax.vmap(env.prompt))(states).ids.shape == (
+        8,
+        env.sizes.prompt_tokens,
+    )
+    state = jax.tree.map(lambda x: x[0], states)
+    text = bare.describe(state).removesuffix("\nAction:")
+    assert env.describe(state) == f"{frame.before}{text}{frame.after}"
+    assert env.sizes._replace(prompt_tokens=0) == bare.sizes._replace(prompt_tokens=0)
 
 
 def test_a_frame_that_joins_is_found():

