@@ -24,7 +24,8 @@ GELU_TANH = functools.partial(jax.nn.gelu, approximate=True)
 NOTES = frozenset(
     """
     _name_or_path architectures attention_dropout auto_map bos_token_id
-    cache_implementation chunk_size_feed_forward dtype eos_token_id id2label initializer_range
+    cache_implementation chunk_size_feed_forward dtype eos_token_id id2label
+    initializer_range
     is_llama_config label2id model_type output_attentions output_hidden_states
     pad_token_id
     problem_type return_dict rope_interleaved torch_dtype transformers.js_config
@@ -103,8 +104,8 @@ def config_of(values: Mapping[str, Any]) -> ModelConfig:
     return family.build(Fields(values))
 
 
-def _llama(fields: Fields, **more: Any) -> ModelConfig:
-    """What Llama and its descendants share."""
+def _llama(fields: Fields, tied: bool = False, **more: Any) -> ModelConfig:
+    """What Llama and its descendants share; `tied` where the file does not say."""
     width, heads = fields.need("hidden_size"), fields.need("num_attention_heads")
     if "rope_theta" not in more:
         more |= _rope(fields)
@@ -117,7 +118,7 @@ def _llama(fields: Fields, **more: Any) -> ModelConfig:
         head_dim=fields.get("head_dim", width // heads),
         mlp_width=fields.need("intermediate_size"),
         norm_eps=fields.need("rms_norm_eps"),
-        tied_embedding=fields.get("tie_word_embeddings", False),
+        tied_embedding=fields.get("tie_word_embeddings", tied),
         max_positions=fields.get("max_position_embeddings"),
         **more,
     )
@@ -149,6 +150,7 @@ def _gemma(fields: Fields, every: int, **more: Any) -> ModelConfig:
     window = _layer_types(fields, lambda i: bool((i + 1) % every))
     return _llama(
         fields,
+        tied=True,
         norm_offset=1.0,
         post_norms=True,
         gate=GELU_TANH,

@@ -172,9 +172,7 @@ def by_trie(c: ModelConfig, params, prompts, commands):
 def alone(c: ModelConfig, params, starts, texts) -> np.ndarray:
     """log p of commands and of the end after them, each written after its prompt."""
     ids, real = np.zeros((B, T), np.int32), np.zeros((B, T), bool)
-    wholes = [
-        [*start, *text, EOS] for start, text in zip(starts, texts, strict=True)
-    ]
+    wholes = [[*start, *text, EOS] for start, text in zip(starts, texts, strict=True)]
     for row, whole in enumerate(wholes):
         ids[row, : len(whole)], real[row, : len(whole)] = whole, True
     logp = np.asarray(jax.nn.log_softmax(logits(c, params, ids, real)))

@@ -1,6 +1,6 @@
 """Builds the golden fixtures: a tiny random model of each family, and what it says.
 
-    python tests/parity/build.py tests/golden
+    python -m tests.parity.build tests/golden
 
 It wants torch and transformers (the extra `parity`); the ordinary tests read what it
 wrote. Weights are large and norms and biases random, so that every part of a model
@@ -107,6 +107,12 @@ def _old_windows(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _old_gemma2(values: dict[str, Any]) -> dict[str, Any]:
+    values = _old_windows(_old_rope(values))
+    values.pop("tie_word_embeddings")  # true unless said otherwise
+    return {**values, "cache_implementation": "hybrid"}
+
+
 def _old_gemma3(values: dict[str, Any]) -> dict[str, Any]:
     rope = values.pop("rope_parameters")
     near, far = rope["sliding_attention"], dict(rope["full_attention"])
@@ -115,7 +121,8 @@ def _old_gemma3(values: dict[str, Any]) -> dict[str, Any]:
     values["rope_scaling"] = far
     # Layers 0 and 1 of every three slide: the same as the list that goes.
     values.pop("layer_types")
-    values.pop("_sliding_window_pattern", None)
+    values.pop("_sliding_window_pattern")
+    values.pop("tie_word_embeddings")
     return {**values, "sliding_window_pattern": 3, "cache_implementation": "hybrid"}
 
 
@@ -126,10 +133,9 @@ OLD: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "mistral": _old_rope,
     "qwen2": lambda values: _old_windows(_old_rope(values)),
     "qwen3": lambda values: _old_windows(_old_rope(values)),
-    "gemma2": lambda values: {
-        **_old_windows(_old_rope(values)), "cache_implementation": "hybrid"},
+    "gemma2": _old_gemma2,
     "gemma3": _old_gemma3,
-}  # fmt: skip
+}
 
 
 def model_of(name: str) -> Any:
@@ -138,7 +144,8 @@ def model_of(name: str) -> Any:
     config = getattr(transformers, f"{kind}Config")(**settings)
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(
-        config, attn_implementation="eager"  # the others have no soft caps
+        config,
+        attn_implementation="eager",  # the others have no soft caps
     ).eval()
     with torch.no_grad():
         for weight in model.parameters():
