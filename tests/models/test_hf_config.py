@@ -41,7 +41,9 @@ def test_our_own_sizes_are_llamas(make):
 )
 def test_what_no_family_has_is_told(change, family, field):
     c = dataclasses.replace(model_config.small(60), **change)
-    with pytest.raises(ValueError, match=f"the nearest, {family}, .*\n(.*\n)*.*{field}"):
+    with pytest.raises(
+        ValueError, match=f"the nearest, {family}, .*\n(.*\n)*.*{field}"
+    ):
         hf_config.values_of(c)
 
 

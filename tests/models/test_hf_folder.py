@@ -206,7 +206,9 @@ def test_a_full_disk_leaves_what_was_there(words, model, tmp_path, monkeypatch):
     assert told.value.errno == errno.ENOSPC
     usage = shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(OSError, match=r"\(100 bytes of disk are free, the weights need"):
+    with pytest.raises(
+        OSError, match=r"\(100 bytes of disk are free, the weights need"
+    ):
         hf_folder.save(out, params, c, words)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert (out / "model.safetensors").read_bytes() == before

@@ -240,7 +240,7 @@ def save(name: str, folder: pathlib.Path) -> None:
         text = json.dumps(old, indent=2, sort_keys=True)
         (folder / "config_old.json").write_text(text + "\n")
         _require_same(model, old, said)
-    np.savez(folder / "golden.npz", **said)
+    np.savez(folder / "golden.npz", allow_pickle=False, **said)
     size = sum(p.stat().st_size for p in folder.iterdir())
     assert size < 500_000, f"{folder} takes {size:,} bytes"
     print(f"{name}: logits' std {said['logits'].std():.2f}, {size:,} bytes")
