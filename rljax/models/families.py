@@ -17,11 +17,15 @@ import jax
 
 from rljax.models.config import ModelConfig, RopeScaling
 
+# One object, so that two readings of a file are equal settings.
+GELU_TANH = functools.partial(jax.nn.gelu, approximate=True)
+
 # Of every family: says nothing about the function that is computed.
 NOTES = frozenset(
     """
     _name_or_path architectures attention_dropout auto_map bos_token_id
-    chunk_size_feed_forward dtype eos_token_id id2label initializer_range
+    cache_implementation chunk_size_feed_forward dtype eos_token_id id2label
+    initializer_range
     is_llama_config label2id model_type output_attentions output_hidden_states
     pad_token_id
     problem_type return_dict rope_interleaved torch_dtype transformers.js_config
@@ -100,8 +104,8 @@ def config_of(values: Mapping[str, Any]) -> ModelConfig:
     return family.build(Fields(values))
 
 
-def _llama(fields: Fields, **more: Any) -> ModelConfig:
-    """What Llama and its descendants share."""
+def _llama(fields: Fields, tied: bool = False, **more: Any) -> ModelConfig:
+    """What Llama and its descendants share; `tied` where the file does not say."""
     width, heads = fields.need("hidden_size"), fields.need("num_attention_heads")
     if "rope_theta" not in more:
         more |= _rope(fields)
@@ -114,7 +118,7 @@ def _llama(fields: Fields, **more: Any) -> ModelConfig:
         head_dim=fields.get("head_dim", width // heads),
         mlp_width=fields.need("intermediate_size"),
         norm_eps=fields.need("rms_norm_eps"),
-        tied_embedding=fields.get("tie_word_embeddings", False),
+        tied_embedding=fields.get("tie_word_embeddings", tied),
         max_positions=fields.get("max_position_embeddings"),
         **more,
     )
@@ -134,15 +138,22 @@ def _mistral(fields: Fields) -> ModelConfig:
     return _llama(fields, window=window, window_layers=tuple(layers))
 
 
-def _gemma(fields: Fields, **more: Any) -> ModelConfig:
-    """What Gemma 2 and 3 share: norms after as well as before, scales 1 + w."""
+def _gemma(fields: Fields, every: int, **more: Any) -> ModelConfig:
+    """What Gemma 2 and 3 share: norms after as well as before, scales 1 + w.
+
+    One layer in `every` sees all, where the file does not say which.
+    """
     width = fields.need("hidden_size")
-    window = _layer_types(fields)
+    every = fields.get(
+        "sliding_window_pattern", fields.get("_sliding_window_pattern", every)
+    )
+    window = _layer_types(fields, lambda i: bool((i + 1) % every))
     return _llama(
         fields,
+        tied=True,
         norm_offset=1.0,
         post_norms=True,
-        gate=functools.partial(jax.nn.gelu, approximate=True),
+        gate=GELU_TANH,
         embedding_scale=width**0.5,
         query_scale=fields.need("query_pre_attn_scalar") ** -0.5,
         attention_softcap=fields.get("attn_logit_softcapping"),
@@ -175,20 +186,20 @@ def _gpt2(fields: Fields) -> ModelConfig:
 
 
 def _gemma2(fields: Fields) -> ModelConfig:
-    return _gemma(fields, **_rope(fields))
+    return _gemma(fields, 2, **_rope(fields))
 
 
 def _gemma3(fields: Fields) -> ModelConfig:
     parameters = fields.get("rope_parameters")
     if parameters is None:  # the old spelling
         local = {"local_rope_theta": fields.get("rope_local_base_freq", 10_000.0)}
-        return _gemma(fields, qk_norm=True, **_rope(fields), **local)
+        return _gemma(fields, 6, qk_norm=True, **_rope(fields), **local)
     ours = {"rope_parameters": parameters["full_attention"]}
     near = _rope(Fields({"rope_parameters": parameters["sliding_attention"]}))
     if near["rope_scaling"] is not None:
         raise ValueError("config.json scales RoPE in layers with a window")
     local = {"local_rope_theta": near["rope_theta"]}
-    return _gemma(fields, qk_norm=True, **_rope(Fields(ours)), **local)
+    return _gemma(fields, 6, qk_norm=True, **_rope(Fields(ours)), **local)
 
 
 def _window(fields: Fields) -> dict[str, Any]:
@@ -201,18 +212,11 @@ def _window(fields: Fields) -> dict[str, Any]:
     return _layer_types(fields, lambda i: i >= first)
 
 
-def _layer_types(
-    fields: Fields, slides: Callable[[int], bool] | None = None
-) -> dict[str, Any]:
+def _layer_types(fields: Fields, slides: Callable[[int], bool]) -> dict[str, Any]:
     """The layers with a window; `slides` says which where the file does not."""
     count, window = fields.need("num_hidden_layers"), fields.need("sliding_window")
     kinds = fields.get("layer_types")
     if kinds is None:
-        if slides is None:
-            every = fields.get("sliding_window_pattern") or fields.need(
-                "_sliding_window_pattern"
-            )
-            slides = lambda i: bool((i + 1) % every)  # noqa: E731
         names = ("full_attention", "sliding_attention")
         kinds = [names[slides(i)] for i in range(count)]
     known = {"full_attention", "sliding_attention"}

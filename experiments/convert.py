@@ -1,0 +1,258 @@
+"""Writes a model as a Hugging Face folder, with its heads and a model card.
+
+    python -m experiments.convert --model=PATH --out=DIR [--dtype=bfloat16]
+
+PATH is a Hugging Face folder or the workdir of a run (`--update=N` takes another
+checkpoint than the newest). transformers and vLLM open what is written; `heads.json`
+says how to read the Q or V head, which they have no place for.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import playground
+from rljax.models import (
+    families,
+    heads_file,
+    hf_folder,
+    model_card,
+    pretrained,
+    safetensors_files,
+)
+from rljax.models.config import ModelConfig
+from rljax.models.decoder import Decoder
+from rljax.text import tokenizer as tokenizers
+from rljax.training import checkpoint
+from rljax.training.files import RunError, read_json
+from rljax.types import Params
+
+CRITIC = "critic"  # folder of the critic's own trunk, where it has one
+
+
+class Source(NamedTuple):
+    """What is written."""
+
+    config: ModelConfig
+    params: Params
+    tokenizer: Any
+    values: Mapping[str, Any] | None  # the parsed config.json of a loaded model
+    eos_ids: tuple[int, ...]
+    heads: Mapping[str, Params]  # by name; none where empty
+    notes: heads_file.Notes | None
+    critic: Params | None  # the critic's own trunk
+    card: str
+
+
+def main(words: list[str]) -> int:
+    """Converts; 2 where something can be mended, told in words."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", required=True, help="PATH")
+    parser.add_argument("--out", required=True, help="DIR, new or an earlier export")
+    parser.add_argument("--dtype", choices=hf_folder.TYPES, help="of the weights")
+    parser.add_argument("--update", type=int, help="of a workdir's checkpoint")
+    given = parser.parse_args(words)
+    try:
+        convert(given.model, given.out, given.dtype, given.update)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def convert(
+    model: str, out: str, dtype: str | None = None, update: int | None = None
+) -> None:
+    """Reads a model and writes it.
+
+    Args:
+      model: a Hugging Face folder or a workdir.
+      out: the folder to write.
+      dtype: of the weights; as they are where None.
+      update: of the checkpoint, in a workdir; the newest where None.
+
+    Raises:
+      ValueError: for anything that cannot be read or written as asked, in words.
+      OSError: if the disk will not take it.
+    """
+    source = read(model, update)
+
+    def more(part: pathlib.Path) -> None:
+        if source.notes is not None and source.heads:
+            heads_file.save(part, source.heads, source.notes)
+        if source.critic is not None:
+            _write(part / CRITIC, source, source.critic, dtype, [])
+        (part / "README.md").write_text(source.card, encoding="utf-8")
+
+    _write(pathlib.Path(out), source, source.params, dtype, [more])
+    heads = f", heads {', '.join(source.heads)}" if source.heads else ""
+    count = sum(x.size for x in source.params.values())
+    print(f"{out}: {count:,} parameters{heads}")
+
+
+def _write(folder, source: Source, params: Params, dtype, extras) -> None:
+    hf_folder.save(
+        folder, params, source.config, source.tokenizer, source.values,
+        eos_ids=source.eos_ids, dtype=dtype, extras=extras,
+    )  # fmt: skip
+
+
+def read(model: str, update: int | None = None) -> Source:
+    """A model and all that goes with it.
+
+    Args:
+      model: a Hugging Face folder or a workdir.
+      update: of the checkpoint, in a workdir.
+
+    Raises:
+      ValueError: if there is none, or it cannot be read.
+    """
+    path = pathlib.Path(model).expanduser()
+    if not path.is_dir():
+        raise RunError(
+            f"there is no folder {model!r}: give a local Hugging Face folder or a "
+            "workdir; names on a hub and addresses are not fetched"
+        )
+    try:
+        values = read_json(path / "config.json")
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} is neither a Hugging Face folder nor a workdir: it has no "
+            "config.json"
+        ) from None
+    except ValueError as error:
+        raise RunError(f"{path / 'config.json'} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise RunError(f"{path / 'config.json'} holds no settings")
+    if {"config", "versions"} <= values.keys():
+        return _of_workdir(path, values, update)
+    if update is not None:
+        raise RunError(
+            f"--update={update}: {path} is no workdir, it has no checkpoints"
+        )
+    return _of_folder(path, values)
+
+
+def _of_folder(path: pathlib.Path, values: dict[str, Any]) -> Source:
+    """A Hugging Face folder, with the heads beside it where it is an export."""
+    config = families.config_of(values)
+    tokens = tokenizers.load(path)
+    ends, notes, heads, critic = values.get("eos_token_id"), None, {}, None
+    if (path / "generation_config.json").is_file():
+        ends = read_json(path / "generation_config.json").get("eos_token_id", ends)
+    if (path / heads_file.NOTES).is_file():
+        heads, notes = heads_file.load(path)
+        if notes.trunk == CRITIC:
+            critic, _ = _weights(path / CRITIC, config)
+    if (path / "README.md").is_file():
+        card = (path / "README.md").read_text(encoding="utf-8")
+    else:
+        name = path.resolve().name
+        card = model_card.text(
+            model_card.Facts(name, base_model=name, method="none: converted only")
+        )
+    params, dtype = _weights(path, config)
+    return Source(
+        dataclasses.replace(config, param_dtype=dtype), params, tokens, values,
+        tuple(ends) if isinstance(ends, list) else (ends,) if ends is not None else (),
+        heads, notes, critic, card,
+    )  # fmt: skip
+
+
+def _weights(path: pathlib.Path, config: ModelConfig) -> tuple[Params, str]:
+    """Parameters of a folder in the type of its largest tensors, and that type."""
+    zeros = jnp.zeros((1, 1), jnp.int32)
+    abstract = jax.eval_shape(
+        Decoder(config).init, jax.random.key(0), zeros, zeros, zeros[None] == 0
+    )["params"]
+    shapes = {name: leaf.shape for name, leaf in abstract.items()}
+    files = safetensors_files.files_of(path)
+    # The widest type there is: a norm in float32 among bfloat16 loses nothing.
+    kinds = {x.dtype for file in files for _, x in safetensors_files.tensors(file)}
+    dtype = jnp.result_type(*kinds)
+    found = {name: np.empty(shape, dtype) for name, shape in shapes.items()}
+
+    def put(place: pretrained.Place, array: np.ndarray) -> None:
+        whole = found[place.name]
+        target = whole if place.layer is None else whole[place.layer]
+        target[..., slice(*place.columns)] = array
+
+    every = (pair for file in files for pair in safetensors_files.tensors(file))
+    pretrained.load(every, config, shapes, put)
+    return found, str(dtype)
+
+
+def _of_workdir(
+    path: pathlib.Path, record: dict[str, Any], update: int | None
+) -> Source:
+    """The policy of a run, its heads, and what is known of how it was made."""
+    folder = path / "checkpoints"
+    if update is None:
+        update = checkpoint.latest(folder)
+    elif update not in checkpoint.updates(folder):
+        there = ", ".join(map(str, checkpoint.updates(folder))) or "none"
+        raise RunError(f"--update={update}: {folder} has {there}")
+    else:
+        checkpoint.verify(folder, update)
+    if update is None:
+        raise RunError(f"{path} has no checkpoint yet")
+    tokens = tokenizers.load(path / "hf")
+    run, params = record["config"], checkpoint.read_params(folder, update)
+    model = run["model"]
+    config = playground.pick(playground.SIZES, model["size"], "model.size")(len(tokens))
+    critic = params.get("critic")
+    notes = heads_file.Notes(
+        width=config.width,
+        eos_id=tokens.eos_token_id,
+        read_q=model["read_q"],
+        q_output="logit"
+        if run.get("critic_error") == "sigmoid_cross_entropy"
+        else "value",
+        trunk="." if critic is None else CRITIC,
+    )
+    heads = {name: params[name] for name in ("q", "v") if name in params}
+    card = model_card.text(_facts(path, record, update))
+    return Source(config, params["actor"], tokens, None, (), heads, notes, critic, card)
+
+
+def _facts(path: pathlib.Path, record: dict[str, Any], update: int) -> model_card.Facts:
+    """What a workdir tells of its run."""
+    run = record["config"]
+    env, model = run["env"], run["model"]
+    summary = {}
+    if (path / "summary.json").is_file():
+        summary = read_json(path / "summary.json")
+    done = summary.get("updates") == update
+    steps = f"{summary['env_steps']:,}" if done else f"{update:,} updates' worth of"
+    kinds = "single goals and sequences" if env["sequences"] else "single goals"
+    warm = run["warm_start"]["updates"]
+    return model_card.Facts(
+        name=path.resolve().name,
+        base_model=f"none: a {model['size']} decoder of rljax from random weights"
+        + (f", after {warm:,} updates on text from random play" if warm else ""),
+        method="SAC-GLAM" if "critic_error" in run else "PPO-GLAM",
+        command=record.get("command", ""),
+        seeds=(run["seed"],),
+        data=f"{steps} environment steps of Playground-Text (world {env['world']}, "
+        f"{env['num_objects']} objects, {kinds}), played by the policy itself",
+        task="Playground-Text: share of episodes that succeed, by kind of goal",
+        metrics=summary if done else {},
+        versions=record["versions"],
+        notes="## Settings\n\n```json\n" + json.dumps(run, indent=2) + "\n```",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
