@@ -30,6 +30,8 @@ from rljax.models.relative_bias import relative_bias
 from rljax.types import Params
 
 Layer = dict[str, jax.Array]
+# Name -> initialiser and shape.
+Shapes = dict[str, tuple[Callable[..., jax.Array], tuple[int, ...]]]
 
 
 class EncDec(nn.Module):
@@ -81,7 +83,7 @@ class EncDec(nn.Module):
             ("encoder", c.num_layers),
             ("decoder", c.num_decoder_layers),
         ):
-            of_stack = {
+            of_stack: Shapes = {
                 "relative_bias": (_normal(c.width**-0.5), (c.num_buckets, c.num_heads)),
                 "final_norm": (nn.initializers.ones, (c.width,)),
             }
@@ -271,9 +273,7 @@ def mlp(layer: Layer, x: jax.Array, config: EncDecConfig) -> jax.Array:
     )
 
 
-def _layer_shapes(
-    c: EncDecConfig, crossed: bool
-) -> dict[str, tuple[Callable[..., jax.Array], tuple[int, ...]]]:
+def _layer_shapes(c: EncDecConfig, crossed: bool) -> Shapes:
     """Initialiser and shape of each of a layer's weights."""
     inner, one = c.num_heads * c.head_dim, nn.initializers.ones
     into, out = _normal(c.width**-0.5), _normal(inner**-0.5)
@@ -287,7 +287,7 @@ def _layer_shapes(
         return jnp.concatenate(parts, axis=-1)
 
     up, columns = ("gate_up", 2) if c.gated else ("up", 1)
-    shapes = {
+    shapes: Shapes = {
         "attention_norm": (one, (c.width,)),
         "qkv": (qkv, (c.width, 3 * inner)),
         "out": (out, (inner, c.width)),

@@ -1,6 +1,5 @@
 """Packed-trie scores of an encoder-decoder against one decoded text per command."""
 
-import dataclasses
 import functools
 
 import chex
@@ -143,9 +142,7 @@ def assert_same(actual, expected, mask):
 def test_equals_one_text_for_each_command(name):
     p, prompt, commands = params(), prompts(), stack(CASES[name])
     mask = np.asarray(commands.mask)
-    assert_same(
-        packed(p, prompt, commands), reference(p, prompt, commands), mask
-    )
+    assert_same(packed(p, prompt, commands), reference(p, prompt, commands), mask)
 
 
 def test_the_end_after_a_prompt_is_read_only_where_asked_for():
@@ -197,31 +194,24 @@ def test_a_text_may_stand_anywhere_in_the_sequence():
 
 def test_networks_are_these_functions():
     p, prompt, commands = params(), prompts(), stack(CASES["prefixes"])
-    tries = jax.vmap(lambda c: trie.build(c, N))(commands)
     made = networks.make_encdec(CONFIG, EOS, (4,))
-    shapes = jax.tree.map(jnp.shape, made.init_trunk(jax.random.key(0)))
-    assert shapes == jax.tree.map(jnp.shape, p)
-    hidden = made.encode(p, prompt, tries)
-    logp, *_, start = packed(p, prompt, commands)
-    np.testing.assert_allclose(
-        made.log_policy(p, hidden, tries),
-        score.log_policy(logp, commands.mask),
-        rtol=1e-5, atol=3e-5,
-    )  # fmt: skip
-    v = made.init_v(jax.random.key(1))
-    expected = made.v(v, start[:, None])
-    np.testing.assert_allclose(made.v(v, hidden), expected, atol=1e-5)
     bare = networks.make_encdec(CONFIG, EOS, (4,), close_prompt=False)
-    unclosed = packed(p, prompt, commands, None)[3]
-    np.testing.assert_allclose(bare.encode(p, prompt, tries)[:, 0], unclosed, atol=3e-5)
+    shapes = jax.eval_shape(made.init_trunk, jax.random.key(0))
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, p)
 
+    @jax.jit
+    def run(p):
+        tries = jax.vmap(lambda c: trie.build(c, N))(commands)
+        hidden = made.encode(p, prompt, tries)
+        v = made.init_v(jax.random.key(1))
+        values = made.v(v, hidden), made.v(v, hidden[:, :1])
+        log_pi = made.log_policy(p, hidden, tries)
+        return log_pi, values, bare.encode(p, prompt, tries)[:, 0]
 
-def test_scanned_and_unrolled_are_one():
-    p, prompt, commands = params(), prompts(), stack(CASES["random_1"])
-    tries = jax.vmap(lambda c: trie.build(c, N))(commands)
-    unrolled = EncDec(dataclasses.replace(CONFIG, scan_layers=False, remat=True))
-    found = [
-        jax.jit(functools.partial(score_encdec.encode, model))(p, prompt, tries, START)
-        for model in (MODEL, unrolled)
-    ]
-    chex.assert_trees_all_close(*found, atol=3e-5)
+    log_pi, values, unclosed = run(p)
+    logp = packed(p, prompt, commands)[0]
+    expected = score.log_policy(logp, commands.mask)
+    np.testing.assert_allclose(log_pi, expected, rtol=1e-5, atol=3e-5)
+    np.testing.assert_array_equal(*values)
+    expected = packed(p, prompt, commands, None)[3]
+    np.testing.assert_allclose(unclosed, expected, atol=3e-5)
