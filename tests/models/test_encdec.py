@@ -132,7 +132,8 @@ def test_initial_logits_are_near_uniform():
 
     def spread(c):
         params = EncDec(c).init(jax.random.key(0), *row)["params"]
-        return jnp.std(logits(params, EncDec(c).apply({"params": params}, *row), c))
+        hidden = jnp.asarray(EncDec(c).apply({"params": params}, *row))
+        return jnp.std(logits(params, hidden, c))
 
     @jax.jit
     def spreads():
