@@ -14,6 +14,7 @@ def attend(
     mask: jax.Array,
     scale: float | None = None,
     cap: float | None = None,
+    bias: jax.Array | None = None,
 ) -> jax.Array:
     """softmax(q k^T / sqrt(head_dim)) v over the positions the mask allows.
 
@@ -28,6 +29,7 @@ def attend(
       mask: bool [B, T, S], query t sees key s.
       scale: of the queries, in place of head_dim^-1/2.
       cap: c, for scores c tanh(score / c).
+      bias: float [B or 1, H, T, S], added to the scores.
 
     Returns:
       [B, T, H * head_dim], of `q`'s type.
@@ -45,8 +47,10 @@ def attend(
     k, v = (x.transpose(0, 2, 1, 3).reshape(b * num_kv, s, d) for x in (k, v))
     scores = softcap(jnp.matmul(q, k.mT, preferred_element_type=wide), cap)
     # Finite: a row of -inf has no gradient but NaN.
-    bias = jnp.where(mask, jnp.zeros((), wide), -1e30)[:, None, None]
-    scores = scores.reshape(b, num_kv, -1, t, s) + bias
+    allowed = jnp.where(mask, jnp.zeros((), wide), -1e30)[:, None, None]
+    scores = scores.reshape(b, num_kv, -1, t, s) + allowed
+    if bias is not None:
+        scores = scores + bias.astype(wide).reshape(len(bias), num_kv, -1, t, s)
     highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     weights = jnp.exp(scores - highest).reshape(b * num_kv, -1, s)
     total = jnp.sum(weights, axis=-1, keepdims=True)

@@ -10,7 +10,7 @@ Source: the configuration classes of transformers 5.23.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -88,20 +88,37 @@ def config_of(values: Mapping[str, Any]) -> ModelConfig:
             f"{', '.join(sorted(FAMILIES))}"
         )
     family = FAMILIES[name]
+    check(values, family.read, family.fixed)
+    return family.build(Fields(values))
+
+
+def check(
+    values: Mapping[str, Any], read: Collection[str], fixed: Mapping[str, Any]
+) -> None:
+    """Refuses what a family does not implement.
+
+    Args:
+      values: the file, parsed.
+      read: fields that are looked at elsewhere, beside `NOTES`.
+      fixed: fields that must have this value where they are there.
+
+    Raises:
+      ValueError: for another field, or another value; it names it.
+    """
+    name = values.get("model_type")
     for field, value in values.items():
-        if field in NOTES or field in family.read or value is None:
+        if field in NOTES or field in read or value is None:
             continue
-        if field not in family.fixed:
+        if field not in fixed:
             raise ValueError(
                 f"config.json of a {name} has {field} = {value!r}, which is not "
                 "implemented"
             )
-        if value != family.fixed[field]:
+        if value != fixed[field]:
             raise ValueError(
                 f"config.json of a {name} has {field} = {value!r}; only "
-                f"{family.fixed[field]!r} is implemented"
+                f"{fixed[field]!r} is implemented"
             )
-    return family.build(Fields(values))
 
 
 def _llama(fields: Fields, tied: bool = False, **more: Any) -> ModelConfig:

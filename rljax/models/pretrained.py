@@ -7,7 +7,7 @@ device passes a `place` of their own.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -106,6 +106,22 @@ def _gpt2_places(c: ModelConfig) -> dict[str, Place]:
     return found
 
 
+def copies(config: ModelConfig) -> dict[str, str]:
+    """Tensors a Llama-like file may hold beside the one they must equal.
+
+    Args:
+      config: of the model.
+
+    Returns:
+      Name in the file -> name of the tensor it copies.
+    """
+    if not config.tied_embedding:
+        return {}
+    gpt2 = config.learned_positions
+    stem = "transformer.wte" if gpt2 else "model.embed_tokens"
+    return {"lm_head.weight": f"{stem}.weight"}
+
+
 # Tensors some files hold that compute nothing of their own: tables of RoPE, GPT-2's
 # triangular masks.
 _DERIVED = re.compile(r".*(rotary_emb\.inv_freq|\.attn\.(masked_)?bias)$")
@@ -113,26 +129,36 @@ _DERIVED = re.compile(r".*(rotary_emb\.inv_freq|\.attn\.(masked_)?bias)$")
 
 def load(
     tensors: Iterable[tuple[str, np.ndarray]],
-    config: ModelConfig,
-    shapes: dict[str, tuple[int, ...]],
+    wanted: Mapping[str, Place],
+    shapes: Mapping[str, tuple[int, ...]],
     put: Put,
+    same_as: Mapping[str, str] | None = None,
+    unused: Collection[str] = (),
 ) -> None:
     """Puts every tensor where it belongs.
 
     Args:
       tensors: names and arrays, as `safetensors_files.tensors` gives them.
-      config: of the model.
+      wanted: where each goes, as `places` says; all must be there.
       shapes: of our parameters, by name.
       put: takes each part, turned our way.
+      same_as: tensors that may be there, and which of the wanted they must equal.
+      unused: tensors that may be there and compute nothing.
 
     Raises:
-      ValueError: listing tensors that are missing, not expected or misshapen.
+      ValueError: listing tensors that are missing, not expected, misshapen, or not
+        the copies they should be.
     """
-    wanted = places(config)
+    same_as = same_as or {}
     missing = set(wanted)
     faults = []
+    held: dict[str, np.ndarray] = {}  # copies, and what they copy
     for name, array in tensors:
-        if _DERIVED.match(name) or (config.tied_embedding and name == "lm_head.weight"):
+        if _DERIVED.match(name) or name in unused:
+            continue
+        if name in same_as or name in same_as.values():
+            held[name] = array
+        if name in same_as:
             continue
         if name not in wanted:
             faults.append(f"{name} {array.shape} is not a part of this model")
@@ -147,6 +173,11 @@ def load(
             put(place, array.T if place.turned else array)
         missing.discard(name)
     faults += [f"{name} is missing" for name in sorted(missing)]
+    faults += [
+        f"{name} differs from {same_as[name]}, which config.json says it equals"
+        for name in sorted(set(held) & set(same_as))
+        if same_as[name] in held and not np.array_equal(held[name], held[same_as[name]])
+    ]
     if faults:
         more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
         raise ValueError(
@@ -154,6 +185,6 @@ def load(
         )
 
 
-def _shape(place: Place, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+def _shape(place: Place, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     whole = shapes[place.name][1:] if place.layer is not None else shapes[place.name]
     return (*whole[:-1], place.columns[1] - place.columns[0])

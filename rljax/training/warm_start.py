@@ -43,14 +43,23 @@ def warm_start(
       env: what is played at random, and renders.
       eos_id: token that ends a command.
       config: settings.
+
+    Raises:
+      ValueError: if the model has no next-token logits of a text.
     """
     if config.updates == 0:
         return networks
+    next_logits = networks.logits
+    if next_logits is None:
+        raise ValueError(
+            f"a warm start of {config.updates} updates wants next-token logits of a "
+            "text, which an encoder-decoder does not have: set its updates to 0"
+        )
     optimizer = optimizers.adam(config.learning_rate, 1.0)
 
     def loss(trunk, tokens: Tokens):
         mask = jnp.arange(tokens.ids.shape[1]) < tokens.length[:, None]
-        return next_token_loss(networks.logits(trunk, tokens), tokens.ids, mask)
+        return next_token_loss(next_logits(trunk, tokens), tokens.ids, mask)
 
     def body(_, carry):
         trunk, opt_state, envs, obs, key = carry
