@@ -5,6 +5,8 @@ import functools
 import jax
 import numpy as np
 import pytest
+import tokenizers
+import transformers
 
 from rljax.envs.playground import goals as goals_lib
 from rljax.envs.playground import make, render
@@ -122,6 +124,22 @@ def test_a_frame_that_joins_is_found():
     finally:
         renderer_of.cache_clear()
         speaking.byte_level.cache_clear()
+
+
+def test_a_tokenizer_that_marks_the_beginning_of_a_text():
+    plain = speaking.byte_level()
+    backend = tokenizers.Tokenizer.from_str(plain.backend_tokenizer.to_str())
+    backend.normalizer = tokenizers.normalizers.Prepend("_")
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<eos>"
+    )
+    bare = render.make(WORLD, GOALS, tokenizer, LAYOUT)
+    renderer = framed(tokenizer, bare, Frame("", "\nWhat now?", "\nAction:"))
+    check_rendering(tokenizer, renderer, sample("A", LAYOUT, 8))
+    # Between two texts the prompt's own mark would be one too many.
+    renderer = framed(tokenizer, bare, Frame("Play.\n", "\nNow?", "\nAction:"))
+    with pytest.raises(ValueError, match="tables and tokenizer disagree"):
+        check_rendering(tokenizer, renderer, sample("A", LAYOUT, 2))
 
 
 def test_a_prompt_that_ends_otherwise_is_an_error():
