@@ -6,10 +6,13 @@ part of one of ours: a layer of it, some of its columns, turned round (the files
 device passes a `place` of their own.
 """
 
+import collections
+import hashlib
 import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from rljax.models.config import ModelConfig
@@ -34,7 +37,7 @@ def places(config: ModelConfig) -> dict[str, Place]:
       config: of the model.
 
     Returns:
-      Name in the file -> place.
+      Name in the file -> place. Tied weights have two names for one place.
     """
     c = config
     q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
@@ -43,7 +46,9 @@ def places(config: ModelConfig) -> dict[str, Place]:
         "model.embed_tokens.weight": Place("embedding", None, (0, c.width), False),
         "model.norm.weight": Place("final_norm", None, (0, c.width), False),
     }
-    if not c.tied_embedding:
+    if c.tied_embedding:  # some files hold it all the same
+        found["lm_head.weight"] = found["model.embed_tokens.weight"]
+    else:
         found["lm_head.weight"] = Place("unembedding", None, (0, c.vocab_size), True)
     for i in range(c.num_layers):
         ours = {
@@ -77,49 +82,93 @@ def places(config: ModelConfig) -> dict[str, Place]:
 
 # Tensors some files hold that compute nothing of their own.
 _DERIVED = re.compile(r".*rotary_emb\.inv_freq$")
+_ROWS = 4096  # that are looked at together when two tensors are compared
 
 
 def load(
     tensors: Iterable[tuple[str, np.ndarray]],
-    config: ModelConfig,
+    wanted: dict[str, Place],
     shapes: dict[str, tuple[int, ...]],
     put: Put,
 ) -> None:
     """Puts every tensor where it belongs.
 
+    Where several names have one place, as tied weights do, one of them is enough; if
+    there are more, they must hold the same values. Those are compared by a digest, so
+    that two of them are never in memory together.
+
     Args:
       tensors: names and arrays, as `safetensors_files.tensors` gives them.
-      config: of the model.
+      wanted: name in the file -> place.
       shapes: of our parameters, by name.
-      put: takes each part, turned our way.
+      put: takes each part, turned our way, once.
 
     Raises:
-      ValueError: listing tensors that are missing, not expected or misshapen.
+      ValueError: listing tensors that are missing, not expected, misshapen, there
+        twice, or not equal to what they are tied to.
     """
-    wanted = places(config)
-    missing = set(wanted)
+    counts = collections.Counter(wanted.values())
+    filled: dict[Place, tuple[str, bytes]] = {}  # by whom, and its digest if tied
+    seen: set[str] = set()
     faults = []
     for name, array in tensors:
-        if _DERIVED.match(name) or (config.tied_embedding and name == "lm_head.weight"):
+        fault = _fault(name, array, wanted, shapes, seen)
+        if _DERIVED.match(name) and name not in wanted:
             continue
-        if name not in wanted:
-            faults.append(f"{name} {array.shape} is not a part of this model")
+        seen.add(name)
+        if fault:
+            faults.append(fault)
             continue
         place = wanted[name]
-        shape = _shape(place, shapes)
-        found = array.shape[::-1] if place.turned else array.shape
-        if found != shape:
-            expected = shape[::-1] if place.turned else shape
-            faults.append(f"{name} has shape {array.shape}, expected {expected}")
-        elif not faults:
+        digest = _digest(array) if counts[place] > 1 else b""
+        if place in filled:
+            first, expected = filled[place]
+            if digest != expected:
+                faults.append(f"{name} differs from {first}, to which it is tied")
+            continue
+        filled[place] = name, digest
+        if not faults:
             put(place, array.T if place.turned else array)
-        missing.discard(name)
-    faults += [f"{name} is missing" for name in sorted(missing)]
+    satisfied = {wanted[name] for name in seen if name in wanted}
+    for name, place in wanted.items():
+        if place not in satisfied:
+            faults.append(f"{name} is missing")
+            satisfied.add(place)
     if faults:
         more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
         raise ValueError(
             "the weights do not fit the model:\n  " + "\n  ".join(faults[:20]) + more
         )
+
+
+def _fault(
+    name: str,
+    array: np.ndarray,
+    wanted: dict[str, Place],
+    shapes: dict[str, tuple[int, ...]],
+    seen: set[str],
+) -> str:
+    """What is wrong with a tensor, taken by itself; empty if nothing."""
+    if name not in wanted:
+        return f"{name} {array.shape} is not a part of this model"
+    if name in seen:
+        return f"{name} comes twice"
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return f"{name} has type {array.dtype}, expected floating point"
+    place = wanted[name]
+    shape = _shape(place, shapes)
+    expected = shape[::-1] if place.turned else shape
+    if array.shape != expected:
+        return f"{name} has shape {array.shape}, expected {expected}"
+    return ""
+
+
+def _digest(array: np.ndarray) -> bytes:
+    """The same for equal values, in whichever type up to float32 they are stored."""
+    state = hashlib.blake2b()
+    for i in range(0, len(array), _ROWS):
+        state.update(array[i : i + _ROWS].astype(np.float32).tobytes())
+    return state.digest()
 
 
 def _shape(place: Place, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
