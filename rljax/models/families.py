@@ -4,13 +4,15 @@ A family is a table of what its files may say. A field is *read*, or must have t
 value we implement, or says nothing about the function computed (dropout, special
 tokens, the library's own notes). Anything else is an error that names it, so that no
 model is ever run approximately. Old spellings (`rope_theta`, `rope_scaling`) and new
-ones (`rope_parameters`) are both understood.
+ones (`rope_parameters`) are both understood. A field that a file leaves out has the
+value that the family's class in transformers gives it; one that is null is None.
 
 Source: the configuration classes of transformers 5.23.
 """
 
 import functools
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +23,8 @@ from rljax.models.config import ModelConfig, RopeScaling
 NOTES = frozenset(
     """
     _name_or_path architectures attention_dropout auto_map bos_token_id
-    chunk_size_feed_forward dtype eos_token_id id2label initializer_range
+    cache_implementation chunk_size_feed_forward dtype eos_token_id id2label
+    initializer_range
     is_llama_config label2id model_type output_attentions output_hidden_states
     pad_token_id
     problem_type return_dict rope_interleaved torch_dtype transformers.js_config
@@ -37,11 +40,13 @@ class Family(NamedTuple):
       build: (fields that are there) -> settings.
       read: fields that `build` looks at.
       fixed: fields that must have this value where they are there.
+      defaults: of fields that a file may leave out; not there means None.
     """
 
     build: Callable[["Fields"], ModelConfig]
     read: frozenset[str]
     fixed: Mapping[str, Any]
+    defaults: Mapping[str, Any] = MappingProxyType({})
 
 
 class Fields:
@@ -63,7 +68,8 @@ class Fields:
           ValueError: naming it.
         """
         if self._values.get(name) is None:
-            raise ValueError(f"config.json has no {name}")
+            found = "null for" if name in self._values else "no"
+            raise ValueError(f"config.json has {found} {name}")
         return self._values[name]
 
 
@@ -97,7 +103,7 @@ def config_of(values: Mapping[str, Any]) -> ModelConfig:
                 f"config.json of a {name} has {field} = {value!r}; only "
                 f"{family.fixed[field]!r} is implemented"
             )
-    return family.build(Fields(values))
+    return family.build(Fields({**family.defaults, **values}))
 
 
 def _llama(fields: Fields, **more: Any) -> ModelConfig:
@@ -137,7 +143,7 @@ def _mistral(fields: Fields) -> ModelConfig:
 def _gemma(fields: Fields, **more: Any) -> ModelConfig:
     """What Gemma 2 and 3 share: norms after as well as before, scales 1 + w."""
     width = fields.need("hidden_size")
-    window = _layer_types(fields)
+    every = fields.need("sliding_window_pattern")
     return _llama(
         fields,
         norm_offset=1.0,
@@ -147,7 +153,7 @@ def _gemma(fields: Fields, **more: Any) -> ModelConfig:
         query_scale=fields.need("query_pre_attn_scalar") ** -0.5,
         attention_softcap=fields.get("attn_logit_softcapping"),
         logit_softcap=fields.get("final_logit_softcapping"),
-        **window,
+        **_layer_types(fields, lambda i: bool((i + 1) % every)),
         **more,
     )
 
@@ -157,40 +163,56 @@ def _gemma2(fields: Fields) -> ModelConfig:
 
 
 def _gemma3(fields: Fields) -> ModelConfig:
-    parameters = fields.get("rope_parameters")
-    if parameters is None:  # the old spelling
-        local = {"local_rope_theta": fields.get("rope_local_base_freq", 10_000.0)}
-        return _gemma(fields, qk_norm=True, **_rope(fields), **local)
-    ours = {"rope_parameters": parameters["full_attention"]}
-    near = _rope(Fields({"rope_parameters": parameters["sliding_attention"]}))
+    parameters = fields.get("rope_parameters", {})
+    kinds = {"full_attention", "sliding_attention"}
+    if set(parameters) - kinds:
+        raise ValueError(
+            f"config.json has {sorted(set(parameters) - kinds)} in rope_parameters, "
+            f"expected {sorted(kinds)}"
+        )
+    # The old spelling has both bases beside the scaling, which is for full attention.
+    far = {
+        "rope_theta": fields.get("rope_theta"),
+        "max_position_embeddings": fields.get("max_position_embeddings"),
+        "rope_parameters": {
+            **(parameters.get("full_attention") or {}),
+            **fields.get("rope_scaling", {}),
+        },
+    }
+    near = _rope(
+        Fields(
+            {
+                "rope_theta": fields.get("rope_local_base_freq"),
+                "rope_parameters": parameters.get("sliding_attention"),
+            }
+        )
+    )
     if near["rope_scaling"] is not None:
         raise ValueError("config.json scales RoPE in layers with a window")
     local = {"local_rope_theta": near["rope_theta"]}
-    return _gemma(fields, qk_norm=True, **_rope(Fields(ours)), **local)
+    return _gemma(fields, qk_norm=True, **_rope(Fields(far)), **local)
 
 
 def _window(fields: Fields) -> dict[str, Any]:
     """Which layers see a window only, and how wide it is."""
     window = fields.get("sliding_window")
     if not fields.get("use_sliding_window", False) or window is None:
+        if "sliding_attention" in fields.get("layer_types", ()):
+            raise ValueError(
+                "config.json has sliding_attention in layer_types, but no window: "
+                f"use_sliding_window is {fields.get('use_sliding_window')}, "
+                f"sliding_window {window}"
+            )
         return {}
-    count = fields.need("num_hidden_layers")
-    first = fields.get("max_window_layers", count)
+    first = fields.need("max_window_layers")
     return _layer_types(fields, lambda i: i >= first)
 
 
-def _layer_types(
-    fields: Fields, slides: Callable[[int], bool] | None = None
-) -> dict[str, Any]:
+def _layer_types(fields: Fields, slides: Callable[[int], bool]) -> dict[str, Any]:
     """The layers with a window; `slides` says which where the file does not."""
     count, window = fields.need("num_hidden_layers"), fields.need("sliding_window")
     kinds = fields.get("layer_types")
     if kinds is None:
-        if slides is None:
-            every = fields.get("sliding_window_pattern") or fields.need(
-                "_sliding_window_pattern"
-            )
-            slides = lambda i: bool((i + 1) % every)  # noqa: E731
         names = ("full_attention", "sliding_attention")
         kinds = [names[slides(i)] for i in range(count)]
     known = {"full_attention", "sliding_attention"}
@@ -205,9 +227,12 @@ def _layer_types(
 
 def _rope(fields: Fields) -> dict[str, Any]:
     """Base of the wavelengths, and how they are stretched."""
-    parameters = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    parameters = fields.get("rope_scaling") or fields.get("rope_parameters") or {}
     theta = parameters.get("rope_theta", fields.get("rope_theta", 10_000.0))
     kind = parameters.get("rope_type", parameters.get("type", "default"))
+    if kind == "llama3" and "original_max_position_embeddings" not in parameters:
+        context = fields.need("max_position_embeddings")
+        parameters = {**parameters, "original_max_position_embeddings": context}
     rest = set(parameters) - {"rope_theta", "rope_type", "type"}
     known = {
         "default": set(),
@@ -248,14 +273,63 @@ _LLAMA_READ = frozenset(
 _WINDOW_READ = frozenset(
     "use_sliding_window sliding_window max_window_layers layer_types".split()
 )
+
+
+def _defaults(*sizes: int, **more: Any) -> Mapping[str, Any]:
+    """Width, MLP width, layers, heads, key-value heads, vocabulary, context; others."""
+    names = (
+        *("hidden_size", "intermediate_size", "num_hidden_layers"),
+        *("num_attention_heads", "num_key_value_heads", "vocab_size"),
+        "max_position_embeddings",
+    )
+    return {**dict(zip(names, sizes, strict=True)), "rms_norm_eps": 1e-6, **more}
+
+
+_LLAMA_DEFAULTS = {
+    **_defaults(4096, 11008, 32, 32, 0, 32_000, 2048),
+    "num_key_value_heads": None,
+}
+_MISTRAL_DEFAULTS = _defaults(
+    *(4096, 14336, 32, 32, 8, 32_000, 131_072), sliding_window=4096
+)
+_QWEN2_DEFAULTS = _defaults(
+    *(4096, 22016, 32, 32, 32, 151_936, 32_768),
+    sliding_window=4096,
+    max_window_layers=28,
+)
+_QWEN3_DEFAULTS = {**_QWEN2_DEFAULTS, "head_dim": 128}
+_GEMMA2_DEFAULTS = _defaults(
+    *(2304, 9216, 26, 8, 4, 256_000, 8192),
+    head_dim=256,
+    query_pre_attn_scalar=256,
+    sliding_window=4096,
+    sliding_window_pattern=2,
+    attn_logit_softcapping=50.0,
+    final_logit_softcapping=30.0,
+    tie_word_embeddings=True,
+)
+_GEMMA3_DEFAULTS = {
+    **_GEMMA2_DEFAULTS,
+    "vocab_size": 262_208,
+    "max_position_embeddings": 131_072,
+    "sliding_window_pattern": 6,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "rope_theta": 1_000_000.0,
+}
+
 _SILU = {"hidden_act": "silu", "is_encoder_decoder": False}
 _NO_BIAS = {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
 
 _GEMMA_READ = _LLAMA_READ | frozenset(
     """
     query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping sliding_window
-    layer_types sliding_window_pattern _sliding_window_pattern rope_local_base_freq
+    layer_types
     """.split()
+)
+# The one with an underscore is not read by transformers either.
+_GEMMA3_READ = _GEMMA_READ | frozenset(
+    "sliding_window_pattern _sliding_window_pattern rope_local_base_freq".split()
 )
 _GEMMA = {
     "hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh",
@@ -264,12 +338,19 @@ _GEMMA = {
 }  # fmt: skip
 
 FAMILIES: dict[str, Family] = {
-    "gemma2": Family(_gemma2, _GEMMA_READ, _GEMMA),
-    "gemma3_text": Family(_gemma3, _GEMMA_READ, _GEMMA),
-    "llama": Family(_llama, _LLAMA_READ, {**_SILU, **_NO_BIAS}),
-    "mistral": Family(_mistral, _LLAMA_READ | {"sliding_window"}, _SILU),
-    "qwen2": Family(_qwen2, _LLAMA_READ | _WINDOW_READ, _SILU),
+    "gemma2": Family(
+        _gemma2, _GEMMA_READ, {**_GEMMA, "sliding_window_pattern": 2}, _GEMMA2_DEFAULTS
+    ),
+    "gemma3_text": Family(_gemma3, _GEMMA3_READ, _GEMMA, _GEMMA3_DEFAULTS),
+    "llama": Family(_llama, _LLAMA_READ, {**_SILU, **_NO_BIAS}, _LLAMA_DEFAULTS),
+    "mistral": Family(
+        _mistral, _LLAMA_READ | {"sliding_window"}, _SILU, _MISTRAL_DEFAULTS
+    ),
+    "qwen2": Family(_qwen2, _LLAMA_READ | _WINDOW_READ, _SILU, _QWEN2_DEFAULTS),
     "qwen3": Family(
-        _qwen3, _LLAMA_READ | _WINDOW_READ, {**_SILU, "attention_bias": False}
+        _qwen3,
+        _LLAMA_READ | _WINDOW_READ,
+        {**_SILU, "attention_bias": False},
+        _QWEN3_DEFAULTS,
     ),
 }

@@ -9,7 +9,7 @@ device passes a `place` of their own.
 import collections
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def places(config: ModelConfig) -> dict[str, Place]:
       config: of the model.
 
     Returns:
-      Name in the file -> place. Tied weights have two names for one place.
+      Name in the file -> place.
     """
     c = config
     q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
@@ -46,9 +46,7 @@ def places(config: ModelConfig) -> dict[str, Place]:
         "model.embed_tokens.weight": Place("embedding", None, (0, c.width), False),
         "model.norm.weight": Place("final_norm", None, (0, c.width), False),
     }
-    if c.tied_embedding:  # some files hold it all the same
-        found["lm_head.weight"] = found["model.embed_tokens.weight"]
-    else:
+    if not c.tied_embedding:
         found["lm_head.weight"] = Place("unembedding", None, (0, c.vocab_size), True)
     for i in range(c.num_layers):
         ours = {
@@ -80,6 +78,19 @@ def places(config: ModelConfig) -> dict[str, Place]:
     return found
 
 
+def copies(config: ModelConfig) -> dict[str, str]:
+    """Tensors a Llama-like file may hold beside, or instead of, the one they equal.
+
+    Args:
+      config: of the model.
+
+    Returns:
+      Name in the file -> name of the tensor it copies.
+    """
+    tied = config.tied_embedding
+    return {"lm_head.weight": "model.embed_tokens.weight"} if tied else {}
+
+
 # Tensors some files hold that compute nothing of their own.
 _DERIVED = re.compile(r".*rotary_emb\.inv_freq$")
 _ROWS = 4096  # that are looked at together when two tensors are compared
@@ -87,34 +98,39 @@ _ROWS = 4096  # that are looked at together when two tensors are compared
 
 def load(
     tensors: Iterable[tuple[str, np.ndarray]],
-    wanted: dict[str, Place],
-    shapes: dict[str, tuple[int, ...]],
+    wanted: Mapping[str, Place],
+    shapes: Mapping[str, tuple[int, ...]],
     put: Put,
+    same_as: Mapping[str, str] | None = None,
+    unused: Collection[str] = (),
 ) -> None:
     """Puts every tensor where it belongs.
 
-    Where several names have one place, as tied weights do, one of them is enough; if
-    there are more, they must hold the same values. Those are compared by a digest, so
-    that two of them are never in memory together.
+    Of a tensor and its copies one is enough. If there are more they must hold the same
+    values; these are compared by a digest, so that two are never in memory together.
 
     Args:
       tensors: names and arrays, as `safetensors_files.tensors` gives them.
-      wanted: name in the file -> place.
+      wanted: where each goes, as `places` says; all must be there.
       shapes: of our parameters, by name.
       put: takes each part, turned our way, once.
+      same_as: tensors that may be there, and which of the wanted they must equal.
+      unused: tensors that may be there and compute nothing.
 
     Raises:
       ValueError: listing tensors that are missing, not expected, misshapen, there
         twice, or not equal to what they are tied to.
     """
+    same_as = same_as or {}
+    wanted = {**wanted, **{copy: wanted[name] for copy, name in same_as.items()}}
     counts = collections.Counter(wanted.values())
     filled: dict[Place, tuple[str, bytes]] = {}  # by whom, and its digest if tied
     seen: set[str] = set()
     faults = []
     for name, array in tensors:
-        fault = _fault(name, array, wanted, shapes, seen)
-        if _DERIVED.match(name) and name not in wanted:
+        if name in unused or _DERIVED.match(name):
             continue
+        fault = _fault(name, array, wanted, shapes, seen)
         seen.add(name)
         if fault:
             faults.append(fault)
@@ -124,7 +140,9 @@ def load(
         if place in filled:
             first, expected = filled[place]
             if digest != expected:
-                faults.append(f"{name} differs from {first}, to which it is tied")
+                faults.append(
+                    f"{name} differs from {first}, which config.json says it equals"
+                )
             continue
         filled[place] = name, digest
         if not faults:
@@ -144,8 +162,8 @@ def load(
 def _fault(
     name: str,
     array: np.ndarray,
-    wanted: dict[str, Place],
-    shapes: dict[str, tuple[int, ...]],
+    wanted: Mapping[str, Place],
+    shapes: Mapping[str, tuple[int, ...]],
     seen: set[str],
 ) -> str:
     """What is wrong with a tensor, taken by itself; empty if nothing."""
@@ -171,6 +189,6 @@ def _digest(array: np.ndarray) -> bytes:
     return state.digest()
 
 
-def _shape(place: Place, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+def _shape(place: Place, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     whole = shapes[place.name][1:] if place.layer is not None else shapes[place.name]
     return (*whole[:-1], place.columns[1] - place.columns[0])
