@@ -33,7 +33,7 @@ test: check
 
 bench: setup
 	@mkdir -p runs/bench
-	@for name in scoring losses replay playground loop; do \
+	@for name in scoring losses replay playground loop loading; do \
 	  $(RUN) benchmarks.$$name --json=runs/bench/$$name.json || exit 1; \
 	done
 

