@@ -58,7 +58,7 @@ parity: .venv-parity/ready
 
 bench: setup
 	@mkdir -p runs/bench
-	@for name in scoring losses replay playground loop; do \
+	@for name in scoring losses replay playground loop loading; do \
 	  $(RUN) benchmarks.$$name --json=runs/bench/$$name.json || exit 1; \
 	done
 

@@ -2,8 +2,8 @@
 
     python -m experiments.convert --model=PATH --out=DIR [--dtype=bfloat16]
 
-PATH is a Hugging Face folder or the workdir of a run (`--update=N` takes another
-checkpoint than the newest). transformers and vLLM open what is written; `heads.json`
+PATH is a Hugging Face folder, a GGUF or llama2.c file, `smollm2`, or the workdir of a
+run (`--update=N` takes another checkpoint than the newest). transformers and vLLM open what is written; `heads.json`
 says how to read the Q or V head, which they have no place for.
 """
 
@@ -15,21 +15,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import playground
-from rljax.models import (
-    families,
-    heads_file,
-    hf_folder,
-    model_card,
-    pretrained,
-    safetensors_files,
-)
+from rljax.models import heads_file, hf_folder, loading, model_card
 from rljax.models.config import ModelConfig
-from rljax.models.decoder import Decoder
 from rljax.text import tokenizer as tokenizers
 from rljax.training import checkpoint
 from rljax.training.files import RunError, read_json
@@ -78,7 +68,7 @@ def convert(
     """Reads a model and writes it.
 
     Args:
-      model: a Hugging Face folder or a workdir.
+      model: what `loading.open_model` opens, or a workdir.
       out: the folder to write.
       dtype: of the weights; as they are where None.
       update: of the checkpoint, in a workdir; the newest where None.
@@ -113,85 +103,63 @@ def read(model: str, update: int | None = None) -> Source:
     """A model and all that goes with it.
 
     Args:
-      model: a Hugging Face folder or a workdir.
+      model: what `loading.open_model` opens, or a workdir.
       update: of the checkpoint, in a workdir.
 
     Raises:
       ValueError: if there is none, or it cannot be read.
     """
     path = pathlib.Path(model).expanduser()
-    if not path.is_dir():
-        raise RunError(
-            f"there is no folder {model!r}: give a local Hugging Face folder or a "
-            "workdir; names on a hub and addresses are not fetched"
-        )
-    try:
-        values = read_json(path / "config.json")
-    except FileNotFoundError:
-        raise RunError(
-            f"{path} is neither a Hugging Face folder nor a workdir: it has no "
-            "config.json"
-        ) from None
-    except ValueError as error:
-        raise RunError(f"{path / 'config.json'} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise RunError(f"{path / 'config.json'} holds no settings")
+    values = _config_json(path)
     if {"config", "versions"} <= values.keys():
         return _of_workdir(path, values, update)
     if update is not None:
         raise RunError(
             f"--update={update}: {path} is no workdir, it has no checkpoints"
         )
-    return _of_folder(path, values)
+    return _of_model(model, values)
 
 
-def _of_folder(path: pathlib.Path, values: dict[str, Any]) -> Source:
-    """A Hugging Face folder, with the heads beside it where it is an export."""
-    config = families.config_of(values)
-    tokens = tokenizers.load(path)
-    ends, notes, heads, critic = values.get("eos_token_id"), None, {}, None
-    if (path / "generation_config.json").is_file():
-        ends = read_json(path / "generation_config.json").get("eos_token_id", ends)
+def _config_json(path: pathlib.Path) -> dict[str, Any]:
+    """Of a workdir or a Hugging Face folder; empty for what has none."""
+    if not (path / "config.json").is_file():
+        return {}
+    try:
+        values = read_json(path / "config.json")
+    except ValueError as error:
+        raise RunError(f"{path / 'config.json'} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise RunError(f"{path / 'config.json'} holds no settings")
+    return values
+
+
+def _of_model(where: str, values: dict[str, Any]) -> Source:
+    """Any model that can be opened, with the heads beside it where it is an export."""
+    model, path = loading.open_model(where), pathlib.Path(where).expanduser()
+    notes, heads, critic = None, {}, None
     if (path / heads_file.NOTES).is_file():
         heads, notes = heads_file.load(path)
         if notes.trunk == CRITIC:
-            critic, _ = _weights(path / CRITIC, config)
+            critic = loading.load_params(loading.open_model(path / CRITIC))
     if (path / "README.md").is_file():
         card = (path / "README.md").read_text(encoding="utf-8")
     else:
-        name = path.resolve().name
         card = model_card.text(
-            model_card.Facts(name, base_model=name, method="none: converted only")
+            model_card.Facts(
+                model.origin, base_model=model.origin, method="none: converted only"
+            )
         )
-    params, dtype = _weights(path, config)
+    dtype = model.stored
     return Source(
-        dataclasses.replace(config, param_dtype=dtype), params, tokens, values,
-        tuple(ends) if isinstance(ends, list) else (ends,) if ends is not None else (),
-        heads, notes, critic, card,
+        dataclasses.replace(model.config, param_dtype=dtype),
+        loading.load_params(model, _on_the_host, dtype), model.tokenizer(),
+        values or None, model.eos_ids, heads, notes, critic, card,
     )  # fmt: skip
 
 
-def _weights(path: pathlib.Path, config: ModelConfig) -> tuple[Params, str]:
-    """Parameters of a folder in the type of its largest tensors, and that type."""
-    zeros = jnp.zeros((1, 1), jnp.int32)
-    abstract = jax.eval_shape(
-        Decoder(config).init, jax.random.key(0), zeros, zeros, zeros[None] == 0
-    )["params"]
-    shapes = {name: leaf.shape for name, leaf in abstract.items()}
-    files = safetensors_files.files_of(path)
-    # The widest type there is: a norm in float32 among bfloat16 loses nothing.
-    kinds = {x.dtype for file in files for _, x in safetensors_files.tensors(file)}
-    dtype = jnp.result_type(*kinds)
-    found = {name: np.empty(shape, dtype) for name, shape in shapes.items()}
-
-    def put(place: pretrained.Place, array: np.ndarray) -> None:
-        whole = found[place.name]
-        target = whole if place.layer is None else whole[place.layer]
-        target[..., slice(*place.columns)] = array
-
-    every = (pair for file in files for pair in safetensors_files.tensors(file))
-    pretrained.load(every, config, shapes, put)
-    return found, str(dtype)
+def _on_the_host(name: str, array: np.ndarray) -> Any:
+    """Nothing is computed here, so nothing goes to a device."""
+    return array
 
 
 def _of_workdir(

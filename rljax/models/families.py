@@ -1,74 +1,24 @@
 """Hugging Face `config.json` files as settings of our decoder.
 
-A family is a table of what its files may say. A field is *read*, or must have the one
-value we implement, or says nothing about the function computed (dropout, special
-tokens, the library's own notes). Anything else is an error that names it, so that no
-model is ever run approximately. Old spellings (`rope_theta`, `rope_scaling`) and new
-ones (`rope_parameters`) are both understood.
+A family is a table of what its files may say (`family`). Old spellings (`rope_theta`,
+`rope_scaling`) and new ones (`rope_parameters`) are both understood. A field that a
+file leaves out has the value that the family's class in transformers gives it; one
+that is null is None.
 
 Source: the configuration classes of transformers 5.23.
 """
 
 import functools
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 
 from rljax.models.config import ModelConfig, RopeScaling
+from rljax.models.family import Family, Fields, check
 
 # One object, so that two readings of a file are equal settings.
 GELU_TANH = functools.partial(jax.nn.gelu, approximate=True)
-
-# Of every family: says nothing about the function that is computed.
-NOTES = frozenset(
-    """
-    _name_or_path architectures attention_dropout auto_map bos_token_id
-    cache_implementation chunk_size_feed_forward dtype eos_token_id id2label
-    initializer_range
-    is_llama_config label2id model_type output_attentions output_hidden_states
-    pad_token_id
-    problem_type return_dict rope_interleaved torch_dtype transformers.js_config
-    transformers_version unk_token_id use_cache
-    """.split()
-)
-
-
-class Family(NamedTuple):
-    """How the files of a model type are read.
-
-    Attributes:
-      build: (fields that are there) -> settings.
-      read: fields that `build` looks at.
-      fixed: fields that must have this value where they are there.
-    """
-
-    build: Callable[["Fields"], ModelConfig]
-    read: frozenset[str]
-    fixed: Mapping[str, Any]
-
-
-class Fields:
-    """The fields of a file; asking for one that is missing says so."""
-
-    def __init__(self, values: Mapping[str, Any]):
-        """Keeps them."""
-        self._values = values
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """A field that may be missing or null."""
-        value = self._values.get(name)
-        return default if value is None else value
-
-    def need(self, name: str) -> Any:
-        """A field that must be there.
-
-        Raises:
-          ValueError: naming it.
-        """
-        if self._values.get(name) is None:
-            raise ValueError(f"config.json has no {name}")
-        return self._values[name]
 
 
 def config_of(values: Mapping[str, Any]) -> ModelConfig:
@@ -89,40 +39,11 @@ def config_of(values: Mapping[str, Any]) -> ModelConfig:
         )
     family = FAMILIES[name]
     check(values, family.read, family.fixed)
-    return family.build(Fields(values))
+    return family.build(Fields({**family.defaults, **values}))
 
 
-def check(
-    values: Mapping[str, Any], read: Collection[str], fixed: Mapping[str, Any]
-) -> None:
-    """Refuses what a family does not implement.
-
-    Args:
-      values: the file, parsed.
-      read: fields that are looked at elsewhere, beside `NOTES`.
-      fixed: fields that must have this value where they are there.
-
-    Raises:
-      ValueError: for another field, or another value; it names it.
-    """
-    name = values.get("model_type")
-    for field, value in values.items():
-        if field in NOTES or field in read or value is None:
-            continue
-        if field not in fixed:
-            raise ValueError(
-                f"config.json of a {name} has {field} = {value!r}, which is not "
-                "implemented"
-            )
-        if value != fixed[field]:
-            raise ValueError(
-                f"config.json of a {name} has {field} = {value!r}; only "
-                f"{fixed[field]!r} is implemented"
-            )
-
-
-def _llama(fields: Fields, tied: bool = False, **more: Any) -> ModelConfig:
-    """What Llama and its descendants share; `tied` where the file does not say."""
+def _llama(fields: Fields, **more: Any) -> ModelConfig:
+    """What Llama and its descendants share."""
     width, heads = fields.need("hidden_size"), fields.need("num_attention_heads")
     if "rope_theta" not in more:
         more |= _rope(fields)
@@ -135,7 +56,7 @@ def _llama(fields: Fields, tied: bool = False, **more: Any) -> ModelConfig:
         head_dim=fields.get("head_dim", width // heads),
         mlp_width=fields.need("intermediate_size"),
         norm_eps=fields.need("rms_norm_eps"),
-        tied_embedding=fields.get("tie_word_embeddings", tied),
+        tied_embedding=fields.get("tie_word_embeddings", False),
         max_positions=fields.get("max_position_embeddings"),
         **more,
     )
@@ -155,19 +76,12 @@ def _mistral(fields: Fields) -> ModelConfig:
     return _llama(fields, window=window, window_layers=tuple(layers))
 
 
-def _gemma(fields: Fields, every: int, **more: Any) -> ModelConfig:
-    """What Gemma 2 and 3 share: norms after as well as before, scales 1 + w.
-
-    One layer in `every` sees all, where the file does not say which.
-    """
+def _gemma(fields: Fields, **more: Any) -> ModelConfig:
+    """What Gemma 2 and 3 share: norms after as well as before, scales 1 + w."""
     width = fields.need("hidden_size")
-    every = fields.get(
-        "sliding_window_pattern", fields.get("_sliding_window_pattern", every)
-    )
-    window = _layer_types(fields, lambda i: bool((i + 1) % every))
+    every = fields.need("sliding_window_pattern")
     return _llama(
         fields,
-        tied=True,
         norm_offset=1.0,
         post_norms=True,
         gate=GELU_TANH,
@@ -175,7 +89,7 @@ def _gemma(fields: Fields, every: int, **more: Any) -> ModelConfig:
         query_scale=fields.need("query_pre_attn_scalar") ** -0.5,
         attention_softcap=fields.get("attn_logit_softcapping"),
         logit_softcap=fields.get("final_logit_softcapping"),
-        **window,
+        **_layer_types(fields, lambda i: bool((i + 1) % every)),
         **more,
     )
 
@@ -194,7 +108,7 @@ def _gpt2(fields: Fields) -> ModelConfig:
         max_positions=fields.get("n_positions", 1024),
         layer_norm=True,
         norm_eps=fields.get("layer_norm_epsilon", 1e-5),
-        gate=functools.partial(jax.nn.gelu, approximate=True),
+        gate=GELU_TANH,
         gated_mlp=False,
         tied_embedding=fields.get("tie_word_embeddings", True),
         qkv_bias=True,
@@ -203,29 +117,52 @@ def _gpt2(fields: Fields) -> ModelConfig:
 
 
 def _gemma2(fields: Fields) -> ModelConfig:
-    return _gemma(fields, 2, **_rope(fields))
+    return _gemma(fields, **_rope(fields))
 
 
 def _gemma3(fields: Fields) -> ModelConfig:
-    parameters = fields.get("rope_parameters")
-    if parameters is None:  # the old spelling
-        local = {"local_rope_theta": fields.get("rope_local_base_freq", 10_000.0)}
-        return _gemma(fields, 6, qk_norm=True, **_rope(fields), **local)
-    ours = {"rope_parameters": parameters["full_attention"]}
-    near = _rope(Fields({"rope_parameters": parameters["sliding_attention"]}))
+    parameters = fields.get("rope_parameters", {})
+    kinds = {"full_attention", "sliding_attention"}
+    if set(parameters) - kinds:
+        raise ValueError(
+            f"config.json has {sorted(set(parameters) - kinds)} in rope_parameters, "
+            f"expected {sorted(kinds)}"
+        )
+    # The old spelling has both bases beside the scaling, which is for full attention.
+    far = {
+        "rope_theta": fields.get("rope_theta"),
+        "max_position_embeddings": fields.get("max_position_embeddings"),
+        "rope_parameters": {
+            **(parameters.get("full_attention") or {}),
+            **fields.get("rope_scaling", {}),
+        },
+    }
+    near = _rope(
+        Fields(
+            {
+                "rope_theta": fields.get("rope_local_base_freq"),
+                "rope_parameters": parameters.get("sliding_attention"),
+            }
+        )
+    )
     if near["rope_scaling"] is not None:
         raise ValueError("config.json scales RoPE in layers with a window")
     local = {"local_rope_theta": near["rope_theta"]}
-    return _gemma(fields, 6, qk_norm=True, **_rope(Fields(ours)), **local)
+    return _gemma(fields, qk_norm=True, **_rope(Fields(far)), **local)
 
 
 def _window(fields: Fields) -> dict[str, Any]:
     """Which layers see a window only, and how wide it is."""
     window = fields.get("sliding_window")
     if not fields.get("use_sliding_window", False) or window is None:
+        if "sliding_attention" in fields.get("layer_types", ()):
+            raise ValueError(
+                "config.json has sliding_attention in layer_types, but no window: "
+                f"use_sliding_window is {fields.get('use_sliding_window')}, "
+                f"sliding_window {window}"
+            )
         return {}
-    count = fields.need("num_hidden_layers")
-    first = fields.get("max_window_layers", count)
+    first = fields.need("max_window_layers")
     return _layer_types(fields, lambda i: i >= first)
 
 
@@ -248,9 +185,12 @@ def _layer_types(fields: Fields, slides: Callable[[int], bool]) -> dict[str, Any
 
 def _rope(fields: Fields) -> dict[str, Any]:
     """Base of the wavelengths, and how they are stretched."""
-    parameters = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    parameters = fields.get("rope_scaling") or fields.get("rope_parameters") or {}
     theta = parameters.get("rope_theta", fields.get("rope_theta", 10_000.0))
     kind = parameters.get("rope_type", parameters.get("type", "default"))
+    if kind == "llama3" and "original_max_position_embeddings" not in parameters:
+        context = fields.need("max_position_embeddings")
+        parameters = {**parameters, "original_max_position_embeddings": context}
     rest = set(parameters) - {"rope_theta", "rope_type", "type"}
     known = {
         "default": set(),
@@ -291,14 +231,63 @@ _LLAMA_READ = frozenset(
 _WINDOW_READ = frozenset(
     "use_sliding_window sliding_window max_window_layers layer_types".split()
 )
+
+
+def _defaults(*sizes: int, **more: Any) -> Mapping[str, Any]:
+    """Width, MLP width, layers, heads, key-value heads, vocabulary, context; others."""
+    names = (
+        *("hidden_size", "intermediate_size", "num_hidden_layers"),
+        *("num_attention_heads", "num_key_value_heads", "vocab_size"),
+        "max_position_embeddings",
+    )
+    return {**dict(zip(names, sizes, strict=True)), "rms_norm_eps": 1e-6, **more}
+
+
+_LLAMA_DEFAULTS = {
+    **_defaults(4096, 11008, 32, 32, 0, 32_000, 2048),
+    "num_key_value_heads": None,
+}
+_MISTRAL_DEFAULTS = _defaults(
+    *(4096, 14336, 32, 32, 8, 32_000, 131_072), sliding_window=4096
+)
+_QWEN2_DEFAULTS = _defaults(
+    *(4096, 22016, 32, 32, 32, 151_936, 32_768),
+    sliding_window=4096,
+    max_window_layers=28,
+)
+_QWEN3_DEFAULTS = {**_QWEN2_DEFAULTS, "head_dim": 128}
+_GEMMA2_DEFAULTS = _defaults(
+    *(2304, 9216, 26, 8, 4, 256_000, 8192),
+    head_dim=256,
+    query_pre_attn_scalar=256,
+    sliding_window=4096,
+    sliding_window_pattern=2,
+    attn_logit_softcapping=50.0,
+    final_logit_softcapping=30.0,
+    tie_word_embeddings=True,
+)
+_GEMMA3_DEFAULTS = {
+    **_GEMMA2_DEFAULTS,
+    "vocab_size": 262_208,
+    "max_position_embeddings": 131_072,
+    "sliding_window_pattern": 6,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "rope_theta": 1_000_000.0,
+}
+
 _SILU = {"hidden_act": "silu", "is_encoder_decoder": False}
 _NO_BIAS = {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
 
 _GEMMA_READ = _LLAMA_READ | frozenset(
     """
     query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping sliding_window
-    layer_types sliding_window_pattern _sliding_window_pattern rope_local_base_freq
+    layer_types
     """.split()
+)
+# The one with an underscore is not read by transformers either.
+_GEMMA3_READ = _GEMMA_READ | frozenset(
+    "sliding_window_pattern _sliding_window_pattern rope_local_base_freq".split()
 )
 _GEMMA = {
     "hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh",
@@ -326,13 +315,20 @@ _GPT2_NOTES = frozenset(
 )
 
 FAMILIES: dict[str, Family] = {
-    "gemma2": Family(_gemma2, _GEMMA_READ, _GEMMA),
-    "gemma3_text": Family(_gemma3, _GEMMA_READ, _GEMMA),
+    "gemma2": Family(
+        _gemma2, _GEMMA_READ, {**_GEMMA, "sliding_window_pattern": 2}, _GEMMA2_DEFAULTS
+    ),
+    "gemma3_text": Family(_gemma3, _GEMMA3_READ, _GEMMA, _GEMMA3_DEFAULTS),
     "gpt2": Family(_gpt2, _GPT2_READ | _GPT2_NOTES, _GPT2),
-    "llama": Family(_llama, _LLAMA_READ, {**_SILU, **_NO_BIAS}),
-    "mistral": Family(_mistral, _LLAMA_READ | {"sliding_window"}, _SILU),
-    "qwen2": Family(_qwen2, _LLAMA_READ | _WINDOW_READ, _SILU),
+    "llama": Family(_llama, _LLAMA_READ, {**_SILU, **_NO_BIAS}, _LLAMA_DEFAULTS),
+    "mistral": Family(
+        _mistral, _LLAMA_READ | {"sliding_window"}, _SILU, _MISTRAL_DEFAULTS
+    ),
+    "qwen2": Family(_qwen2, _LLAMA_READ | _WINDOW_READ, _SILU, _QWEN2_DEFAULTS),
     "qwen3": Family(
-        _qwen3, _LLAMA_READ | _WINDOW_READ, {**_SILU, "attention_bias": False}
+        _qwen3,
+        _LLAMA_READ | _WINDOW_READ,
+        {**_SILU, "attention_bias": False},
+        _QWEN3_DEFAULTS,
     ),
 }

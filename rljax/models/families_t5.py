@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from rljax.models import families
+from rljax.models import family
 from rljax.models.encdec_config import EncDecConfig, gelu_tanh
 from rljax.models.pretrained import Place
 
@@ -60,8 +60,8 @@ def config_of(values: Mapping[str, Any], names: Collection[str] = ()) -> EncDecC
     """
     if values.get("model_type") != "t5":
         raise ValueError(f"model_type is {values.get('model_type')!r}, expected 't5'")
-    families.check(values, _READ | _NOTES, _FIXED)
-    fields = families.Fields(values)
+    family.check(values, _READ | _NOTES, _FIXED)
+    fields = family.Fields(values)
     gated, activation = _mlp(fields)
     tied = fields.get("tie_word_embeddings", True)
     scaled = fields.get("scale_decoder_outputs", tied)
@@ -129,7 +129,7 @@ def copies(config: EncDecConfig) -> dict[str, str]:
     return dict.fromkeys(names, "shared.weight")
 
 
-def _mlp(fields: families.Fields) -> tuple[bool, str]:
+def _mlp(fields: family.Fields) -> tuple[bool, str]:
     """Whether the MLP is gated, and the name of its activation."""
     kind = fields.get("feed_forward_proj", "relu")
     gate, _, activation = kind.rpartition("-")

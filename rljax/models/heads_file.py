@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rljax.models.safetensors_files import Entry, tensors, write
+from rljax.models.safetensors_files import tensors
+from rljax.models.safetensors_out import Entry, write
 from rljax.types import Params
 
 WEIGHTS, NOTES = "heads.safetensors", "heads.json"

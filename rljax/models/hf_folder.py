@@ -26,7 +26,8 @@ import numpy as np
 
 from rljax.models import hf_config, pretrained
 from rljax.models.config import ModelConfig
-from rljax.models.safetensors_files import INDEX, SINGLE, Entry, write
+from rljax.models.safetensors_files import INDEX, SINGLE
+from rljax.models.safetensors_out import Entry, write
 from rljax.types import Params
 
 RECORD = "rljax.json"

@@ -1,16 +1,16 @@
-"""Safetensors folders read, and files written, one tensor at a time.
+"""Safetensors folders read one tensor at a time.
 
 A file is eight bytes with the length of a JSON header, the header (name -> dtype,
-shape, first and last byte), then the bytes. It is mapped, not read: a tensor costs
-host memory while someone holds it. A folder holds `model.safetensors`, or shards with
-an index that says which tensor is where.
+shape, first and last byte), then the bytes. Tensors are read one by one, not mapped:
+pages of a mapped file would count as ours until all of it is done. A folder holds
+`model.safetensors`, or shards with an index that says which tensor is where.
 """
 
 import json
-import os
+import math
 import pathlib
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -26,6 +26,7 @@ DTYPES: dict[str, Any] = {
     "U8": np.uint8,
 }
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _HEADER_LIMIT = 100_000_000  # bytes; the format's own
 
 
@@ -41,8 +42,19 @@ def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
     index = folder / INDEX
     if not index.is_file():
         found = sorted(p.name for p in folder.iterdir())[:20]
+        pickles = [name for name in found if name.endswith(_PICKLES)]
+        advice = (
+            ""
+            if not pickles
+            else (
+                f"; {pickles[0]} is a pickle, which could run any code and is never "
+                "read: load it in transformers and save it again as safetensors "
+                "(save_pretrained)"
+            )
+        )
         raise ValueError(
             f"{folder} holds neither {SINGLE} nor {INDEX}, but {found or 'nothing'}"
+            f"{advice}"
         )
     try:
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
@@ -56,6 +68,28 @@ def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
     return [folder / name for name in names]
 
 
+def is_pickle(path: pathlib.Path) -> bool:
+    """Whether a file is one of PyTorch's, which are pickles, old or zipped.
+
+    Args:
+      path: any file.
+    """
+    if path.suffix != ".bin":  # others have files of this name too
+        return path.suffix in _PICKLES
+    with path.open("rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02")
+
+
+class Entry(NamedTuple):
+    """What the header says of a tensor."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    begin: int  # byte of the file
+    end: int
+
+
 def tensors(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
     """Names and arrays of a file, in the order of their bytes.
 
@@ -63,10 +97,27 @@ def tensors(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
       path: a safetensors file.
 
     Yields:
-      (name, array); the array is a view of the mapped file.
+      (name, array); the array is read when it is asked for.
 
     Raises:
       ValueError: if the file is damaged; it says where.
+    """
+    found = entries(path)
+    with path.open("rb") as file:
+        for entry in found:
+            file.seek(entry.begin)
+            data = np.fromfile(file, np.uint8, entry.end - entry.begin)
+            yield entry.name, data.view(entry.dtype).reshape(entry.shape)
+
+
+def entries(path: pathlib.Path) -> list[Entry]:
+    """The tensors of a file as its header has them, in the order of their bytes.
+
+    Args:
+      path: a safetensors file.
+
+    Raises:
+      ValueError: if the header is damaged, or does not account for every byte.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -77,92 +128,70 @@ def tensors(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
         if length > min(_HEADER_LIMIT, size - 8):
             raise ValueError(
                 f"{path} is damaged or cut off: its header should have {length:,} "
-                f"bytes, the file has {size:,}"
+                f"bytes, the file has {size:,}; fetch it again"
             )
         try:
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(length), object_pairs_hook=_distinct)
             header.pop("__metadata__", None)
-            entries = sorted(
+            listed = sorted(
                 (*entry["data_offsets"], name, entry["dtype"], tuple(entry["shape"]))
                 for name, entry in header.items()
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} has a header that cannot be read") from error
-    base = 8 + length
-    data = np.memmap(path, np.uint8, "r", offset=base) if size > base else None
-    for first, last, name, kind, shape in entries:
-        if kind not in DTYPES:
             raise ValueError(
-                f"{path}: {name} is of type {kind}; there are {', '.join(DTYPES)}"
-            )
-        dtype = np.dtype(DTYPES[kind])
-        needed = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        if last - first != needed or first < 0:
+                f"{path} has a header that cannot be read: {error}"
+            ) from error
+    found, at = [], 0
+    for first, last, name, kind, shape in listed:
+        entry = _entry(path, name, kind, shape, (first, last), 8 + length)
+        if first != at:
             raise ValueError(
-                f"{path}: {name} of shape {shape} and type {kind} takes {needed:,} "
-                f"bytes, the header gives it {last - first:,}"
+                f"{path} is damaged: {name} begins at byte {entry.begin:,}, expected "
+                f"{8 + length + at:,}"
             )
-        if base + last > size:
+        at = last
+        if entry.end > size:
             raise ValueError(
-                f"{path} is cut off: {name} ends at byte {base + last:,}, the file "
-                f"has {size:,}"
+                f"{path} is cut off: {name} ends at byte {entry.end:,}, the file "
+                f"has {size:,}; fetch it again"
             )
-        if data is None:
-            yield name, np.zeros(shape, dtype)
-        else:
-            yield name, data[first:last].view(dtype).reshape(shape)
+        found.append(entry)
+    if 8 + length + at != size:
+        raise ValueError(
+            f"{path} is damaged: its tensors end at byte {8 + length + at:,}, the file "
+            f"has {size:,}"
+        )
+    return found
 
 
-class Entry(NamedTuple):
-    """A tensor to be written."""
+def _entry(
+    path: pathlib.Path,
+    name: str,
+    kind: str,
+    shape: tuple[int, ...],
+    span: tuple[int, int],
+    base: int,
+) -> Entry:
+    if kind not in DTYPES:
+        raise ValueError(
+            f"{path}: {name} is of type {kind}; there are {', '.join(DTYPES)}"
+        )
+    dtype = np.dtype(DTYPES[kind])
+    needed = math.prod(shape) * dtype.itemsize
+    first, last = span
+    if last - first != needed or first < 0:
+        raise ValueError(
+            f"{path}: {name} of shape {shape} and type {kind} takes {needed:,} "
+            f"bytes, the header gives it {last - first:,}"
+        )
+    return Entry(name, dtype, shape, base + first, base + last)
 
-    name: str
-    dtype: np.dtype
-    shape: tuple[int, ...]
 
-    @property
-    def size(self) -> int:
-        """Its bytes."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-
-
-def write(
-    path: pathlib.Path, entries: Sequence[Entry], arrays: Iterable[np.ndarray]
-) -> None:
-    """Writes a file tensor by tensor: no more than one is held.
-
-    Args:
-      path: the file; replaced where it exists.
-      entries: what the header says, in the order of the bytes.
-      arrays: of these types and shapes; taken one at a time.
-
-    Raises:
-      ValueError: for an array that is not as its entry says, or a type that the
-        format has no name for.
-    """
-    kinds = {np.dtype(dtype): kind for kind, dtype in DTYPES.items()}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for entry in entries:
-        if entry.dtype not in kinds:
-            raise ValueError(
-                f"{entry.name} is of type {entry.dtype}; there are "
-                f"{', '.join(map(str, kinds))}"
-            )
-        span = [offset, offset + entry.size]
-        kind, shape = kinds[entry.dtype], list(entry.shape)
-        header[entry.name] = {"dtype": kind, "shape": shape, "data_offsets": span}
-        offset += entry.size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that the data are aligned
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for entry, array in zip(entries, arrays, strict=True):
-            if (array.dtype, array.shape) != (entry.dtype, entry.shape):
-                raise ValueError(
-                    f"{entry.name} is {array.dtype}{list(array.shape)}, announced as "
-                    f"{entry.dtype}{list(entry.shape)}"
-                )
-            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        file.flush()
-        os.fsync(file.fileno())
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a name that comes twice would hide a tensor."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name} comes twice")
+        found[name] = value
+    return found

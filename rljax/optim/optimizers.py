@@ -112,7 +112,8 @@ def in_float32(
         wide = jax.tree.map(_widen, params)
         return WideState(wide, optimizer.init(wide))
 
-    def update(grads, state, params=None):
+    def update(grads, state, params=None, **unused):
+        del unused
         if not isinstance(state, WideState):
             return optimizer.update(grads, state, params)
         grads = jax.tree.map(_widen, grads)

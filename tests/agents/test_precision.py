@@ -77,7 +77,7 @@ def learn(world, **precision):
 
     state, losses = jax.jit(lambda s: jax.lax.scan(step, s, None, UPDATES))(state)
     keys = jax.random.split(jax.random.key(0), STATES)
-    action = agent.act(agent.params(state), jnp.arange(STATES), keys)
+    action = agent.act(agent.params(state), jnp.arange(STATES), keys, 1.0)
     return np.asarray(losses), np.exp(action.log_pi), np.asarray(action.q), state
 
 

@@ -58,6 +58,6 @@ def params(folder: pathlib.Path, c: ModelConfig) -> Params:
         for file in safetensors_files.files_of(folder)
         for pair in safetensors_files.tensors(file)
     )
-    pretrained.load(tensors, c, shapes, put)
+    pretrained.load(tensors, pretrained.places(c), shapes, put, pretrained.copies(c))
     assert not any(np.isnan(x).any() for x in found.values())
     return {key: jnp.asarray(array) for key, array in found.items()}

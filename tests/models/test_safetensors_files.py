@@ -93,6 +93,28 @@ def test_an_entry_that_cannot_be_is_told(path, field, value, message):
         list(files.tensors(path))
 
 
+def test_every_byte_must_be_some_tensors(path):
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"12")
+    with pytest.raises(ValueError, match="its tensors end at byte .* the file has"):
+        list(files.tensors(path))
+    path.write_bytes(whole)
+    header = header_of(path)
+    header = {n: e for n, e in header.items() if n != "half"}
+    rewrite(path, header=header)
+    with pytest.raises(ValueError, match=r"is damaged: .* begins at byte .*, expected"):
+        list(files.tensors(path))
+
+
+def test_a_name_that_comes_twice_is_told(path):
+    data = path.read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    text = data[8 : 8 + size].replace(b'"half"', b'"a"   ')
+    path.write_bytes(data[:8] + text + data[8 + size :])
+    with pytest.raises(ValueError, match="cannot be read: a comes twice"):
+        list(files.tensors(path))
+
+
 def test_shards_are_found_by_their_index(path):
     folder = path.parent
     path.rename(folder / "model-00001-of-00002.safetensors")

@@ -158,7 +158,7 @@ def test_skipping_refuses_states_that_differ_in_dtype():
 
 def test_narrow_parameters_take_small_steps():
     # 1e-3 a step is below half of bfloat16's 1/128 beside 1: each alone is lost.
-    params = {"w": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(2)}
+    params: Any = {"w": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(2)}
     optimizer = adam(1e-3)
     state = optimizer.init(params)
     for _ in range(100):
