@@ -3,8 +3,9 @@
     python -m experiments.convert --model=PATH --out=DIR [--dtype=bfloat16]
 
 PATH is a Hugging Face folder, a GGUF or llama2.c file, `smollm2`, or the workdir of a
-run (`--update=N` takes another checkpoint than the newest). transformers and vLLM open what is written; `heads.json`
-says how to read the Q or V head, which they have no place for.
+run (`--update=N` takes another checkpoint than the newest). transformers and vLLM open
+what is written; `heads.json` says how to read the Q or V head, which they have no place
+for.
 """
 
 import argparse

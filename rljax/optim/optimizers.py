@@ -112,11 +112,10 @@ def in_float32(
         wide = jax.tree.map(_widen, params)
         return WideState(wide, optimizer.init(wide))
 
-    def update(grads, state, params=None, **unused):
-        del unused
+    def update(updates, state, params=None):
         if not isinstance(state, WideState):
-            return optimizer.update(grads, state, params)
-        grads = jax.tree.map(_widen, grads)
+            return optimizer.update(updates, state, params)
+        grads = jax.tree.map(_widen, updates)
         step, inner = optimizer.update(grads, state.inner, state.wide)
         wide = optax.apply_updates(state.wide, step)
         # Added to the narrow parameters in float32, which gives `wide`, then rounded.

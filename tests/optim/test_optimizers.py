@@ -158,16 +158,17 @@ def test_skipping_refuses_states_that_differ_in_dtype():
 
 def test_narrow_parameters_take_small_steps():
     # 1e-3 a step is below half of bfloat16's 1/128 beside 1: each alone is lost.
-    params: Any = {"w": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(2)}
+    params = {"w": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(2)}
     optimizer = adam(1e-3)
     state = optimizer.init(params)
     for _ in range(100):
         grads = jax.tree.map(jnp.ones_like, params)
         step, state = optimizer.update(grads, state, params)
         params = optax.apply_updates(params, step)
-    assert params["w"].dtype == jnp.bfloat16 and params["b"].dtype == jnp.float32
-    np.testing.assert_allclose(params["b"], 0.9, rtol=1e-4)
-    np.testing.assert_array_equal(params["w"], np.asarray(0.9, jnp.bfloat16))
+    end: Any = params
+    assert end["w"].dtype == jnp.bfloat16 and end["b"].dtype == jnp.float32
+    np.testing.assert_allclose(end["b"], 0.9, rtol=1e-4)
+    np.testing.assert_array_equal(end["w"], np.asarray(0.9, jnp.bfloat16))
 
 
 def test_wide_parameters_have_no_copies():
