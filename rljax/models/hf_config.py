@@ -21,6 +21,7 @@ _CLASSES = {
     "qwen3": "Qwen3ForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
 }
 
 
@@ -61,6 +62,8 @@ def differences(values: Mapping[str, Any], config: ModelConfig) -> list[str]:
       ValueError: if `families` cannot read the file.
     """
     there = families.config_of(values)
+    if config.max_positions is None:  # ours has no limit; a file always has one
+        there = dataclasses.replace(there, max_positions=None)
     return [
         f"{field.name}: {ours!r} in the model, {theirs!r} in config.json"
         for field in dataclasses.fields(ModelConfig)
@@ -71,6 +74,8 @@ def differences(values: Mapping[str, Any], config: ModelConfig) -> list[str]:
 
 
 def _family(c: ModelConfig) -> str:
+    if c.learned_positions:
+        return "gpt2"
     if c.post_norms:
         return "gemma3_text" if c.qk_norm else "gemma2"
     if c.qkv_bias:
@@ -82,6 +87,8 @@ def _family(c: ModelConfig) -> str:
 
 def _values(c: ModelConfig, family: str) -> dict[str, Any]:
     """The file of a family; what it cannot say is found by reading it again."""
+    if family == "gpt2":
+        return _gpt2_values(c)
     rope = _rope(c)
     values: dict[str, Any] = {
         "architectures": [_CLASSES[family]],
@@ -122,6 +129,23 @@ def _values(c: ModelConfig, family: str) -> dict[str, Any]:
     elif family != "llama":
         values |= _windows(c, family)
     return values
+
+
+def _gpt2_values(c: ModelConfig) -> dict[str, Any]:
+    """GPT-2's file, which has names of its own."""
+    return {
+        "activation_function": "gelu_new",
+        "architectures": [_CLASSES["gpt2"]],
+        "layer_norm_epsilon": c.norm_eps,
+        "model_type": "gpt2",
+        "n_embd": c.width,
+        "n_head": c.num_heads,
+        "n_inner": c.mlp_width,
+        "n_layer": c.num_layers,
+        "n_positions": c.max_positions,
+        "tie_word_embeddings": c.tied_embedding,
+        "vocab_size": c.vocab_size,
+    }
 
 
 def _windows(c: ModelConfig, family: str) -> dict[str, Any]:

@@ -91,10 +91,26 @@ FEATURES: dict[str, dict[str, Any]] = {
     "attention_softcap": {"attention_softcap": None},
     "logit_softcap": {"logit_softcap": None},
     "qkv_bias": {"qkv_bias": False},
+    "position_embedding": {},
+    "output_biases": {},
+    "layer_norm": {},
     "rope_theta": {"rope_theta": 20_000.0},
     "norm_eps": {"norm_eps": 1e-3},
 }
+# Features that are taken out by weights of zero.
+BIASES = {
+    "qkv_bias": ("qkv_bias",),
+    "position_embedding": ("position_embedding",),
+    "output_biases": ("out_bias", "up_bias", "down_bias"),
+    "layer_norm": ("attention_norm_bias", "mlp_norm_bias", "final_norm_bias"),
+}
 PLAIN = ModelConfig(4, 4, 3, 1, 1, 2, 4)
+
+
+def has(c: ModelConfig, feature: str) -> bool:
+    if feature in ("rope_theta", "position_embedding"):
+        return c.learned_positions == (feature == "position_embedding")
+    return feature == "norm_eps" or getattr(c, feature) != getattr(PLAIN, feature)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -105,15 +121,15 @@ def test_the_fixture_would_tell(name):
     said = golden.said(name)
     ids, real = said["ids"], np.ones_like(said["ids"], bool)
     for feature, change in FEATURES.items():
-        has = getattr(c, feature) != getattr(PLAIN, feature)
-        if not has and feature not in ("rope_theta", "norm_eps"):
+        if not has(c, feature):
             continue
         if feature == "window_layers" and c.window_layers == (0,):
             continue
-        kept = params
-        if feature == "qkv_bias":
-            kept = {**params, "qkv_bias": jnp.zeros_like(params["qkv_bias"])}
-            change = {}
+        kept = {
+            **params,
+            **{name: 0 * params[name] for name in BIASES.get(feature, ())},
+        }
+        change = {} if feature in BIASES else change
         # Operation by operation: these shapes are compiled once for all changes.
         other = dataclasses.replace(c, **change)
         found = np.asarray(eager_logits(other, kept, ids, real))
