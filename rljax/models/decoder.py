@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rljax.models import lora
 from rljax.models.attention import attend
 from rljax.models.config import ModelConfig
 from rljax.models.layers import (
@@ -58,6 +59,8 @@ class Decoder(nn.Module):
         config = self.config
         chex.assert_rank([ids, positions, mask], [2, 2, 3])
         embedding, layers, scale = self._weights()
+        beside = [name for name in lora.names() if self.has_variable("params", name)]
+        layers |= {name: self.get_variable("params", name) for name in beside}
         x = embedding[ids].astype(config.activation_dtype)
         x = x * jnp.asarray(config.embedding_scale, x.dtype)
         # For layers that see all, and, if there are any, for those with a window.
@@ -229,6 +232,8 @@ def queries_keys_values(
         kv = project(h, weight[:, split:], dtype)
     else:
         q, kv = jnp.split(project(h, weight, dtype), [split], axis=-1)
+    q = lora.add(layer, ("q_proj",), h[:, first_output:], q)
+    kv = lora.add(layer, ("k_proj", "v_proj"), h, kv)
     if bias is not None:
         q, kv = q + bias[:split].astype(dtype), kv + bias[split:].astype(dtype)
     q = q.reshape(*q.shape[:2], c.num_heads, c.head_dim)
@@ -263,11 +268,13 @@ def finish(
     """
     dtype = config.activation_dtype
     added = project(attended, layer["out"], dtype)
+    added = lora.add(layer, ("o_proj",), attended, added)
     if config.post_norms:
         added = _norm(added, layer["attention_post_norm"], config).astype(dtype)
     x = x + added
     h = _norm(x, layer["mlp_norm"], config)
-    added = gated_mlp(h, layer["gate_up"], layer["down"], dtype, config.gate)
+    more = functools.partial(lora.add, layer)
+    added = gated_mlp(h, layer["gate_up"], layer["down"], dtype, config.gate, more)
     if config.post_norms:
         added = _norm(added, layer["mlp_post_norm"], config).astype(dtype)
     return x + added

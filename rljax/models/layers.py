@@ -3,13 +3,16 @@
 Pure functions of arrays. D width, T tokens, K heads, F inner size of the MLP.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rljax.models.config import RopeScaling
+
+# (names of matrices, x, x W) -> like x W; see `lora.add`.
+More = Callable[[Sequence[str], jax.Array, jax.Array], jax.Array]
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
@@ -128,6 +131,7 @@ def gated_mlp(
     down: jax.Array,
     dtype: jnp.dtype,
     gate: Callable[[jax.Array], jax.Array] = jax.nn.silu,
+    more: More = lambda targets, x, out: out,
 ) -> jax.Array:
     """(gate(x W_gate) * x W_up) W_down, with gate and up in one product.
 
@@ -139,12 +143,16 @@ def gated_mlp(
       down: [F, D].
       dtype: type of the products.
       gate: SwiGLU's is silu.
+      more: what an adapter makes of a product (`lora.add`): (names of the matrices, x,
+        x W) -> like x W.
 
     Returns:
       [..., D] in `dtype`.
     """
-    gates, up = jnp.split(project(x, gate_up, dtype), 2, axis=-1)
-    return project(gate(gates) * up, down, dtype)
+    both = more(("gate_proj", "up_proj"), x, project(x, gate_up, dtype))
+    gates, up = jnp.split(both, 2, axis=-1)
+    inner = gate(gates) * up
+    return more(("down_proj",), inner, project(inner, down, dtype))
 
 
 def softcap(x: jax.Array, cap: float | None) -> jax.Array:

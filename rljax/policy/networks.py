@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rljax.models import lora
 from rljax.models.config import ModelConfig
 from rljax.models.decoder import Decoder
 from rljax.models.decoder import logits as decoder_logits
@@ -18,18 +19,38 @@ from rljax.types import Key, Params, Tokens, Trie
 ReadQ = Callable[[Callable[[jax.Array], jax.Array], jax.Array, Trie], jax.Array]
 
 
+def whole_trunk(frozen: Params | None, trunk: Params) -> Params:
+    """`join` of networks whose trunk is learnt whole: the trunk as it is.
+
+    Raises:
+      ValueError: if there are frozen weights, which would go unread.
+    """
+    if frozen is not None:
+        raise ValueError(
+            "frozen weights were given to networks that learn the whole trunk; make "
+            "them with a LoraConfig, or give none"
+        )
+    return trunk
+
+
 class Networks(NamedTuple):
     """What an agent calls. Shapes: N trie nodes, A commands, D width.
 
+    A trunk is what is learnt of the language model: all its weights, or an adapter
+    beside weights that are frozen. Where the functions below want weights they want
+    whole ones, `join(frozen, trunk)`.
+
     Attributes:
-      init_trunk: key -> weights of the language model.
+      init_trunk: key -> a trunk.
       init_q: key -> weights of a Q head.
       init_v: key -> weights of a V head.
-      encode: (trunk, prompts [B], tries [B]) -> hidden [B, 1 + N, D].
-      log_policy: (trunk, hidden, tries) -> log pi [B, A], -inf rules a command out.
+      encode: (weights, prompts [B], tries [B]) -> hidden [B, 1 + N, D].
+      log_policy: (weights, hidden, tries) -> log pi [B, A], -inf rules a command out.
       q: (head, hidden, tries) -> raw Q [B, A], one scalar a command.
       v: (head, hidden) -> V [B], from the prompt's last token.
-      logits: (trunk, texts [B]) -> next-token logits [B, T, V].
+      logits: (weights, texts [B]) -> next-token logits [B, T, V].
+      join: (frozen weights or None, trunk) -> the language model's weights. No array
+        of the frozen ones is copied.
     """
 
     init_trunk: Callable[[Key], Params]
@@ -40,6 +61,7 @@ class Networks(NamedTuple):
     q: Callable[[Params, jax.Array, Trie], jax.Array]
     v: Callable[[Params, jax.Array], jax.Array]
     logits: Callable[[Params, Tokens], jax.Array]
+    join: Callable[[Params | None, Params], Params] = whole_trunk
 
 
 def make(
@@ -48,6 +70,7 @@ def make(
     head_widths: Sequence[int],
     head_std: float = 0.5,
     read_q: ReadQ = score.q_of_path,
+    adapter: lora.LoraConfig | None = None,
 ) -> Networks:
     """A decoder with heads.
 
@@ -60,6 +83,8 @@ def make(
         start at 0.01 the critic is long drowned by the actor.
       read_q: how a command's Q comes of the Q head and the command's nodes:
         `score.q_of_path` or `score.q_of_last_node`.
+      adapter: learn such a LoRA adapter in place of the whole trunk. The agent then
+        wants the decoder's weights as `frozen`.
     """
     decoder = Decoder(config)
     head = Head(tuple(head_widths), head_std)
@@ -68,6 +93,19 @@ def make(
         ids = jnp.zeros((1, 2), jnp.int32)
         mask = jnp.ones((1, 2, 2), bool)
         return decoder.init(key, ids, ids, mask)["params"]
+
+    def init_adapter(key):
+        assert adapter is not None
+        return lora.init(key, config, adapter)
+
+    def attach(frozen, trunk):
+        assert adapter is not None
+        if frozen is None:
+            raise ValueError(
+                "an adapter needs the weights it adapts: pass them to the agent, "
+                "init(key, frozen)"
+            )
+        return lora.attach(frozen, trunk, adapter)
 
     def init_head(key):
         return head.init(key, jnp.zeros((1, config.width)))["params"]
@@ -89,7 +127,7 @@ def make(
         return jnp.asarray(head.apply({"params": params}, hidden))
 
     return Networks(
-        init_trunk=jax.jit(init_trunk),
+        init_trunk=jax.jit(init_trunk if adapter is None else init_adapter),
         init_q=jax.jit(init_head),
         init_v=jax.jit(init_head),
         encode=lambda trunk, prompt, trie: score.encode(decoder, trunk, prompt, trie),
@@ -99,4 +137,5 @@ def make(
         ),
         v=lambda params, hidden: apply_head(params, hidden[:, 0]),
         logits=logits,
+        join=whole_trunk if adapter is None else attach,
     )
