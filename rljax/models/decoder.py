@@ -70,8 +70,11 @@ class Decoder(nn.Module):
             step = jax.checkpoint(step, static_argnums=4, prevent_cse=False)
         last = config.num_layers - 1
         if config.scan_layers:
-            below = {name: weight[:last] for name, weight in layers.items()}
-            slides = jnp.array([i in config.window_layers for i in range(last)], bool)
+            # To scan all but the last copies their weights. Beside an adapter that
+            # would be most of what is in memory; the last layer is scanned too then.
+            count = last + bool(beside)
+            below = {name: weight[:count] for name, weight in layers.items()}
+            slides = jnp.array([i in config.window_layers for i in range(count)], bool)
 
             def body(x, layer_slides):
                 layer, slides = layer_slides
@@ -82,12 +85,16 @@ class Decoder(nn.Module):
 
             x, _ = jax.lax.scan(body, x, (below, slides))
         else:
+            count = last
             for i in range(last):
                 layer = {name: weight[i] for name, weight in layers.items()}
                 x = step(layer, x, *views[i in config.window_layers], 0)
-        layer = {name: weight[last] for name, weight in layers.items()}
-        view = views[last in config.window_layers]
-        x = step(layer, x, *view, first_output)
+        if count == last:
+            layer = {name: weight[last] for name, weight in layers.items()}
+            view = views[last in config.window_layers]
+            x = step(layer, x, *view, first_output)
+        else:
+            x = x[:, first_output:]
         return rms_norm(x, scale + config.norm_offset, config.norm_eps)
 
     def _weights(self) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
