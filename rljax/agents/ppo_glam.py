@@ -27,7 +27,7 @@ from rljax.optim import optimizers
 from rljax.policy.networks import Networks
 from rljax.policy.sample import sample_commands
 from rljax.rollout.unroll import Trajectory, merge_leading
-from rljax.types import Key, Metrics, Observation, Params
+from rljax.types import Key, Metrics, Observation, Params, PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,11 @@ class _Parts(NamedTuple):
 
 
 def make(
-    networks: Networks, read: Read, config: Config, axis_name: str | None = None
+    networks: Networks,
+    read: Read,
+    config: Config,
+    axis_name: str | None = None,
+    trainable: PyTree = None,
 ) -> Agent:
     """The agent's functions; `update` takes a `Batch`, one minibatch of one epoch.
 
@@ -100,10 +104,14 @@ def make(
       read: observations [B] -> prompts and tries.
       config: settings.
       axis_name: mapped axis that `update` sums over, if there is one.
+      trainable: which of `State.params` learn, as `optimizers.only` takes it; None for
+        all of them.
     """
     optimizer = optimizers.adam(
         config.learning_rate, config.max_grad_norm, epsilon=config.adam_epsilon
     )
+    if trainable is not None:
+        optimizer = optimizers.only(optimizer, trainable)
     parts = _Parts(networks, read, config, axis_name, optimizer)
     return Agent(
         init=functools.partial(_init, parts),

@@ -112,6 +112,7 @@ def make(
     config: Config,
     error: soft_bellman.QError = soft_bellman.sigmoid_cross_entropy,
     axis_name: str | None = None,
+    trainable: PyTree = None,
 ) -> Agent:
     """The agent's functions.
 
@@ -122,16 +123,20 @@ def make(
       error: how the critic's output is read and compared; cross-entropy wants
         targets in [0, 1], so a reward scale of 1 and no entropy in the target.
       axis_name: mapped axis that `update` sums over, if there is one.
+      trainable: which of `State.params` learn, as `optimizers.only` takes it; None for
+        all of them.
 
     Raises:
       ValueError: for a temperature that is not positive.
     """
     if config.alpha <= 0:
         raise ValueError(f"alpha must be above 0, got {config.alpha}")
+    optimizer = optimizers.adam(config.learning_rate, config.max_grad_norm)
+    if trainable is not None:
+        optimizer = optimizers.only(optimizer, trainable)
     parts = _Parts(
         networks, read, config, error, axis_name,
-        optimizers.adam(config.learning_rate, config.max_grad_norm),
-        optax.adam(config.alpha_learning_rate),
+        optimizer, optax.adam(config.alpha_learning_rate),
     )  # fmt: skip
     return Agent(
         init=functools.partial(_init, parts),

@@ -12,6 +12,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rljax.models import lora
 from rljax.models.attention import attend
@@ -133,6 +134,35 @@ class Decoder(nn.Module):
             self.param("unembedding", init, size[::-1], dtype)
         final = self.param("final_norm", one, (c.width,), dtype)
         return embedding, layers, final
+
+
+def last_layers(config: ModelConfig, count: int) -> dict[str, bool | np.ndarray]:
+    """Which parameters belong to the last layers: a mask for `optimizers.only`.
+
+    Args:
+      config: of the decoder.
+      count: how many layers, the last norm with them; 0 trains nothing of the decoder.
+
+    Returns:
+      Name -> bool [L, 1, ..] for stacked weights, True or False for others.
+
+    Raises:
+      ValueError: for a count that is not within the layers there are.
+    """
+    if not 0 <= count <= config.num_layers:
+        raise ValueError(f"count is {count}; there are {config.num_layers} layers")
+    one = jnp.zeros((1, 1), jnp.int32)
+    shapes = jax.eval_shape(
+        Decoder(config).init, jax.random.key(0), one, one, one[None] == 0
+    )["params"]
+    kept = np.arange(config.num_layers) >= config.num_layers - count
+    outer = {"embedding": False, "unembedding": False, "final_norm": count > 0}
+    return {
+        name: outer[name]
+        if name in outer
+        else kept.reshape(-1, *[1] * (len(shape.shape) - 1))
+        for name, shape in shapes.items()
+    }
 
 
 def logits(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:

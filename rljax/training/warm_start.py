@@ -15,7 +15,7 @@ import optax
 from rljax.envs import base
 from rljax.losses.imitation import next_token_loss
 from rljax.optim import optimizers
-from rljax.policy.networks import Networks
+from rljax.policy.networks import Networks, whole_trunk
 from rljax.policy.sample import sample_commands
 from rljax.rollout.unroll import environment_keys
 from rljax.types import Commands, Tokens
@@ -43,9 +43,17 @@ def warm_start(
       env: what is played at random, and renders.
       eos_id: token that ends a command.
       config: settings.
+
+    Raises:
+      ValueError: for networks whose trunk is an adapter. Warm the base instead.
     """
     if config.updates == 0:
         return networks
+    if networks.join is not whole_trunk:
+        raise ValueError(
+            f"warm start of {config.updates} updates for networks that learn an "
+            "adapter: it must be 0; pretrain the weights they adapt instead"
+        )
     optimizer = optimizers.adam(config.learning_rate, 1.0)
 
     def loss(trunk, tokens: Tokens):

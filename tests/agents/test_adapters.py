@@ -12,6 +12,7 @@ import pytest
 from rljax.agents import ppo_glam, sac_glam
 from rljax.models import lora
 from rljax.models.config import ModelConfig
+from rljax.models.decoder import last_layers
 from rljax.policy import networks
 from rljax.text import trie
 from rljax.types import Commands, Tokens, Transition
@@ -155,12 +156,31 @@ def test_memory_of_an_update_does_not_grow_with_the_base():
         layer = (layer - V * 128 * 4) / layers
         update = jax.jit(agent.update, donate_argnums=0)
         used = update.lower(state, sac_batch()).compile().memory_analysis()
+        assert used is not None
         return used.temp_size_in_bytes, used.alias_size_in_bytes, layer
 
     few, _, layer = temporaries(2)
     many, aliased, _ = temporaries(6)
     assert (many - few) / 4 < 0.5 * layer
     assert aliased > 6 * layer  # donated, the base among it
+
+
+def test_a_whole_trunk_may_learn_in_its_last_layer_alone():
+    mask = {"actor": last_layers(SMALL, 1), "q": True}
+    agent = sac_glam.make(nets(adapter=None), read, sac_glam.Config(), trainable=mask)
+    start = agent.init(jax.random.key(0))
+    state, _ = jax.jit(agent.update)(start, sac_batch())
+    for name, kept in mask["actor"].items():
+        before, after = start.params["actor"][name], state.params["actor"][name]
+        kept = np.broadcast_to(kept, before.shape)
+        np.testing.assert_array_equal(after[~kept], before[~kept], name)
+        assert np.mean(np.asarray(after != before)[kept]) > 0.9 or not kept.any(), name
+    moved = jax.tree.map(
+        lambda a, b: np.any(a != b), state.params["q"], start.params["q"]
+    )
+    assert all(jax.tree.leaves(moved))
+    with pytest.raises(ValueError, match="count is 3; there are 2 layers"):
+        last_layers(SMALL, 3)
 
 
 def test_base_and_adapter_are_asked_for_and_refused_by_name():

@@ -1,6 +1,7 @@
 """Adapters against the same decoder with W + scale A B put into its matrices."""
 
 import dataclasses
+from typing import Any
 
 import chex
 import jax
@@ -141,12 +142,13 @@ def test_what_does_not_belong_together_is_refused():
         lora.merge(base, adapter, c, other)
     with pytest.raises(ValueError, match="has an adapter already"):
         lora.attach(lora.attach(base, adapter, SOME), adapter, SOME)
-    for wrong, message in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"rank": 0}, "rank is 0"),
         ({"alpha": -1.0}, "alpha is -1.0"),
         ({"targets": ("q_proj", "lm_head")}, "lm_head"),
         ({"targets": ("q_proj", "q_proj")}, "each once"),
         ({"targets": ()}, "one or more"),
-    ):
+    )
+    for wrong, message in cases:
         with pytest.raises(ValueError, match=message):
             lora.LoraConfig(**wrong)

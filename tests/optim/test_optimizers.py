@@ -13,6 +13,7 @@ from rljax.optim.optimizers import (
     adam,
     all_finite,
     hard_copy,
+    only,
     polyak,
     skip_nonfinite,
     warmup_decay,
@@ -153,3 +154,34 @@ def test_a_nonfinite_update_leaves_everything_as_it_was(bad):
 def test_skipping_refuses_states_that_differ_in_dtype():
     with pytest.raises(AssertionError):
         skip_nonfinite(jnp.ones(2, jnp.bfloat16), jnp.ones(2), jnp.bool_(True))
+
+
+def test_only_what_the_mask_says_learns():
+    # Two of three stacked layers, one leaf, and nothing of a branch: as if the rest
+    # were not there, clipping included.
+    params = {"w": jnp.ones((3, 2)), "v": jnp.ones(2), "head": {"a": jnp.ones(4)}}
+    mask = {"w": np.array([[False], [True], [True]]), "v": True, "head": False}
+    optimizer = only(adam(0.1, max_norm=1.0, weight_decay=0.5), mask)
+    small = adam(0.1, max_norm=1.0, weight_decay=0.5)
+    state = optimizer.init(params)
+    assert (4,) not in {x.shape for x in jax.tree.leaves(state)}  # no moments for it
+    part: Any = {"w": params["w"][1:], "v": params["v"]}
+    small_state = small.init(part)
+    found: Any = params
+    for i in range(3):
+        grads: Any = jax.tree.map(lambda x, i=i: x * (3.0 + i), params)
+        step, state = jax.jit(optimizer.update)(grads, state, found)
+        found = optax.apply_updates(found, step)
+        grads = {"w": grads["w"][1:], "v": grads["v"]}
+        step, small_state = small.update(grads, small_state, part)
+        part = optax.apply_updates(part, step)
+    chex.assert_trees_all_equal(found["head"], params["head"])
+    chex.assert_trees_all_equal(found["w"][0], params["w"][0])
+    found = {"w": found["w"][1:], "v": found["v"]}
+    chex.assert_trees_all_close(found, part, rtol=1e-6)
+    assert np.all(np.asarray(found["w"]) != 1)
+
+
+def test_a_mask_that_trains_nothing_is_refused():
+    with pytest.raises(ValueError, match="trains nothing"):
+        only(adam(0.1), {"a": False, "b": np.zeros((2, 1), bool)})

@@ -9,20 +9,24 @@ logits mean something. Compared, in float32:
 * an adapter written by peft, loaded here: logits.
 """
 
+import importlib
 import json
 import pathlib
 import sys
 import tempfile
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import peft
-import torch
-import transformers
 
 from rljax.models import decoder, families, lora, peft_folder, pretrained
 from rljax.models.safetensors_files import files_of, tensors
+
+# In an environment of their own: see the extra `parity`.
+peft: Any = importlib.import_module("peft")
+torch: Any = importlib.import_module("torch")
+transformers: Any = importlib.import_module("transformers")
 
 LIMIT = 1e-4  # of logits, whose own spread is about 1
 CASES = {
@@ -59,18 +63,18 @@ def logits_of(params, ids, config):
     return np.asarray(decoder.logits(params, jnp.asarray(hidden), config))
 
 
-def adapted(folder, adapter_folder=None, settings=None):
-    """The torch model with an adapter, loaded or drawn."""
+def adapted(folder, adapter: str | lora.LoraConfig):
+    """The torch model with an adapter: loaded from a folder, or drawn."""
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     )
-    if adapter_folder is not None:
-        return peft.PeftModel.from_pretrained(model, adapter_folder).eval()
+    if isinstance(adapter, str):
+        return peft.PeftModel.from_pretrained(model, adapter).eval()
     made = peft.get_peft_model(
         model,
         peft.LoraConfig(
-            r=settings.rank, lora_alpha=settings.alpha, task_type="CAUSAL_LM",
-            target_modules=list(settings.targets), init_lora_weights=False,
+            r=adapter.rank, lora_alpha=adapter.alpha, task_type="CAUSAL_LM",
+            target_modules=list(adapter.targets), init_lora_weights=False,
         ),
     )  # fmt: skip
     return made.eval()
@@ -103,7 +107,7 @@ def check(folder: pathlib.Path) -> float:
             np.testing.assert_array_equal(a, b)
         beside = logits_of(lora.attach(base, drawn, settings), ids, config)
         merged = logits_of(lora.merge(base, drawn, config, settings), ids, config)
-        model = adapted(folder, settings=settings)
+        model = adapted(folder, settings)
         with tempfile.TemporaryDirectory() as place:
             model.save_pretrained(place)
             ours, read = peft_folder.load(place, config)
