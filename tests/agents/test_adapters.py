@@ -174,7 +174,7 @@ def test_a_whole_trunk_may_learn_in_its_last_layer_alone():
         before, after = start.params["actor"][name], state.params["actor"][name]
         kept = np.broadcast_to(kept, before.shape)
         np.testing.assert_array_equal(after[~kept], before[~kept], name)
-        assert np.mean(np.asarray(after != before)[kept]) > 0.9 or not kept.any(), name
+        assert np.any(np.asarray(after != before)[kept]) == kept.any(), name
     moved = jax.tree.map(
         lambda a, b: np.any(a != b), state.params["q"], start.params["q"]
     )
