@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rljax.models import decoder
+from rljax.models import block, decoder
 from rljax.models.attention import attend
 from rljax.models.config import ModelConfig
 from rljax.models.layers import rms_norm, rope_angles, rope_frequencies
@@ -110,17 +110,15 @@ def cached_prompt(states: States, config: ModelConfig) -> Score:
         after = jnp.broadcast_to(after, (b, a, n)).reshape(b, a * n)
         turns = rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
         near, far = rope_angles(place, turns), rope_angles(after, turns)
-        project = functools.partial(
-            decoder.queries_keys_values, first_output=0, config=c
-        )
+        project = functools.partial(block.queries_keys_values, first_output=0, config=c)
 
         def step(carry, layer):
             x, y = carry
             q, k, v = project(layer, x, near)
-            x = decoder.finish(layer, x, attend(q, k, v, causal), c)
+            x = block.finish(layer, x, attend(q, k, v, causal), c)
             q, k_own, v_own = project(layer, y, far)
             attended = _attend_cache_and_row(q, (k, v), (k_own, v_own), real, n)
-            return (x, decoder.finish(layer, y, attended, c)), None
+            return (x, block.finish(layer, y, attended, c)), None
 
         embedding = params["embedding"]
         start = (embedding[prompt.ids], embedding[commands.ids.reshape(b, a * n)])

@@ -72,6 +72,9 @@ class Task(NamedTuple):
     read: Read
     splits: dict[str, np.ndarray]  # "train", "test" -> goals, int16 [M, 2]
     begin: Callable[[Key, jax.Array], PyTree]  # keys, goals [M, 2] -> states [M, ...]
+    # () -> the weights beside which trunks are adapters, loaded anew at each call; the
+    # same bits whenever the config is the same. None where trunks are whole.
+    frozen: Callable[[], PyTree] | None = None
 
 
 def pick(table: dict[str, Any], name: str, key: str) -> Any:

@@ -12,21 +12,14 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from rljax.models.attention import attend
+from rljax.models import lora
+from rljax.models.block import Angles, block, normalize
 from rljax.models.config import ModelConfig
-from rljax.models.layers import (
-    layer_norm,
-    project,
-    rms_norm,
-    rope_angles,
-    rope_frequencies,
-    rotate,
-    softcap,
-)
+from rljax.models.layers import rope_angles, rope_frequencies, softcap
 from rljax.types import Params
 
-Angles = tuple[jax.Array, jax.Array]  # cosine and sine, of `rope_angles`
 View = tuple[Angles | None, jax.Array]  # what a layer turns by, and its mask
 
 
@@ -61,6 +54,8 @@ class Decoder(nn.Module):
         config = self.config
         chex.assert_rank([ids, positions, mask], [2, 2, 3])
         top, layers = self._weights()
+        beside = [name for name in lora.names() if self.has_variable("params", name)]
+        layers |= {name: self.get_variable("params", name) for name in beside}
         x = embed(top, ids, positions, config)
         # For layers that see all, and, if there are any, for those with a window.
         views = _views(positions, mask, config)
@@ -69,8 +64,11 @@ class Decoder(nn.Module):
             step = jax.checkpoint(step, static_argnums=4, prevent_cse=False)
         last = config.num_layers - 1
         if config.scan_layers:
-            below = {name: weight[:last] for name, weight in layers.items()}
-            slides = jnp.array([i in config.window_layers for i in range(last)], bool)
+            # To scan all but the last copies their weights. Beside an adapter that
+            # would be most of what is in memory; the last layer is scanned too then.
+            count = last + bool(beside)
+            below = {name: weight[:count] for name, weight in layers.items()}
+            slides = jnp.array([i in config.window_layers for i in range(count)], bool)
 
             def body(x, layer_slides):
                 layer, slides = layer_slides
@@ -81,12 +79,16 @@ class Decoder(nn.Module):
 
             x, _ = jax.lax.scan(body, x, (below, slides))
         else:
+            count = last
             for i in range(last):
                 layer = {name: weight[i] for name, weight in layers.items()}
                 x = step(layer, x, *views[i in config.window_layers], 0)
-        layer = {name: weight[last] for name, weight in layers.items()}
-        view = views[last in config.window_layers]
-        x = step(layer, x, *view, first_output)
+        if count == last:
+            layer = {name: weight[last] for name, weight in layers.items()}
+            view = views[last in config.window_layers]
+            x = step(layer, x, *view, first_output)
+        else:
+            x = x[:, first_output:]
         return normalize(top, "final_norm", x, config)
 
     def _weights(self) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
@@ -177,6 +179,36 @@ def embed(
     return x
 
 
+def last_layers(config: ModelConfig, count: int) -> dict[str, bool | np.ndarray]:
+    """Which parameters belong to the last layers: a mask for `optimizers.only`.
+
+    Args:
+      config: of the decoder.
+      count: how many layers, the last norm with them; 0 trains nothing of the decoder.
+
+    Returns:
+      Name -> bool [L, 1, ..] for stacked weights, True or False for others.
+
+    Raises:
+      ValueError: for a count that is not within the layers there are.
+    """
+    if not 0 <= count <= config.num_layers:
+        raise ValueError(f"count is {count}; there are {config.num_layers} layers")
+    one = jnp.zeros((1, 1), jnp.int32)
+    shapes = jax.eval_shape(
+        Decoder(config).init, jax.random.key(0), one, one, one[None] == 0
+    )["params"]
+    kept = np.arange(config.num_layers) >= config.num_layers - count
+    outer = {"embedding": False, "position_embedding": False, "unembedding": False}
+    outer |= {"final_norm": count > 0, "final_norm_bias": count > 0}
+    return {
+        name: outer[name]
+        if name in outer
+        else kept.reshape(-1, *[1] * (len(shape.shape) - 1))
+        for name, shape in shapes.items()
+    }
+
+
 def logits(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
     """Logits of hidden states.
 
@@ -207,33 +239,6 @@ def unembedding(params: Params, config: ModelConfig) -> jax.Array:
     return params["embedding"].T if config.tied_embedding else params["unembedding"]
 
 
-def block(
-    layer: dict[str, jax.Array],
-    x: jax.Array,
-    angles: Angles | None,
-    mask: jax.Array,
-    first_output: int,
-    config: ModelConfig,
-) -> jax.Array:
-    """One layer: x + attention(norm(x)), then x + mlp(norm(x)).
-
-    Args:
-      layer: this layer's weights, without the leading axis.
-      x: [B, T, D], the residual stream.
-      angles: cosine and sine of `rope_angles`; None where positions are learned.
-      mask: bool [B, T, T].
-      first_output: first position whose result is wanted.
-      config: the decoder's settings.
-
-    Returns:
-      [B, T - first_output, D].
-    """
-    q, k, v = queries_keys_values(layer, x, angles, first_output, config)
-    seen = mask[:, first_output:]
-    attended = attend(q, k, v, seen, config.query_scale, config.attention_softcap)
-    return finish(layer, x[:, first_output:], attended, config)
-
-
 def _views(
     positions: jax.Array, mask: jax.Array, config: ModelConfig
 ) -> tuple[View, ...]:
@@ -253,119 +258,6 @@ def _views(
         return (angles, mask), (angles, near)
     local = rope_angles(positions, rope_frequencies(c.head_dim, c.local_rope_theta))
     return (angles, mask), (local, near)
-
-
-def queries_keys_values(
-    layer: dict[str, jax.Array],
-    x: jax.Array,
-    angles: Angles | None,
-    first_output: int,
-    config: ModelConfig,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The three projections of a layer, turned by position.
-
-    Args:
-      layer: this layer's weights.
-      x: [B, T, D].
-      angles: of all T positions; None where nothing is turned.
-      first_output: queries start here; keys and values cover all positions.
-      config: the decoder's settings.
-
-    Returns:
-      q [B, T - first_output, H, head_dim], k and v [B, T, K, head_dim].
-    """
-    c, dtype = config, config.activation_dtype
-    h = normalize(layer, "attention_norm", x, c).astype(dtype)
-    split = c.num_heads * c.head_dim
-    weight, bias = layer["qkv"], layer.get("qkv_bias")
-    if first_output:
-        q = project(h[:, first_output:], weight[:, :split], dtype)
-        kv = project(h, weight[:, split:], dtype)
-    else:
-        q, kv = jnp.split(project(h, weight, dtype), [split], axis=-1)
-    if bias is not None:
-        q, kv = q + bias[:split].astype(dtype), kv + bias[split:].astype(dtype)
-    q = q.reshape(*q.shape[:2], c.num_heads, c.head_dim)
-    k, v = jnp.split(kv.reshape(*kv.shape[:2], -1, c.head_dim), 2, axis=2)
-    if c.qk_norm:
-        q = normalize(layer, "q_norm", q, c).astype(dtype)
-        k = normalize(layer, "k_norm", k, c).astype(dtype)
-    if angles is None:
-        return q, k, v
-    cos, sin = angles
-    return (
-        rotate(q, cos[:, first_output:], sin[:, first_output:]),
-        rotate(k, *angles),
-        v,
-    )
-
-
-def finish(
-    layer: dict[str, jax.Array],
-    x: jax.Array,
-    attended: jax.Array,
-    config: ModelConfig,
-) -> jax.Array:
-    """The rest of a layer after its attention.
-
-    Args:
-      layer: this layer's weights.
-      x: [B, T, D], the residual stream the layer was given.
-      attended: [B, T, H * head_dim].
-      config: the decoder's settings.
-
-    Returns:
-      [B, T, D].
-    """
-    dtype = config.activation_dtype
-    added = _project(layer, "out", attended, dtype)
-    if config.post_norms:
-        added = normalize(layer, "attention_post_norm", added, config).astype(dtype)
-    x = x + added
-    added = _mlp(layer, normalize(layer, "mlp_norm", x, config), config)
-    if config.post_norms:
-        added = normalize(layer, "mlp_post_norm", added, config).astype(dtype)
-    return x + added
-
-
-def _mlp(layer: dict[str, jax.Array], h: jax.Array, config: ModelConfig) -> jax.Array:
-    """gate(x W_gate) * x W_up, or gate(x W_up), then W_down."""
-    dtype = config.activation_dtype
-    if config.gated_mlp:
-        gates, up = jnp.split(_project(layer, "gate_up", h, dtype), 2, axis=-1)
-        inner = config.gate(gates) * up
-    else:
-        inner = config.gate(_project(layer, "up", h, dtype))
-    return _project(layer, "down", inner, dtype)
-
-
-def _project(
-    layer: dict[str, jax.Array], name: str, x: jax.Array, dtype: jnp.dtype
-) -> jax.Array:
-    """x W, and the bias where there is one."""
-    found = project(x, layer[name], dtype)
-    bias = layer.get(f"{name}_bias")
-    return found if bias is None else found + bias.astype(dtype)
-
-
-def normalize(
-    params: dict[str, jax.Array], name: str, x: jax.Array, config: ModelConfig
-) -> jax.Array:
-    """The norm of that name.
-
-    Args:
-      params: weights among which its scale and bias are.
-      name: of the scale.
-      x: [..., D].
-      config: the decoder's settings.
-
-    Returns:
-      [..., D], float32 or wider.
-    """
-    scale = params[name] + config.norm_offset
-    if config.layer_norm:
-        return layer_norm(x, scale, params[f"{name}_bias"], config.norm_eps)
-    return rms_norm(x, scale, config.norm_eps)
 
 
 def _normal(std: float) -> Callable[..., jax.Array]:

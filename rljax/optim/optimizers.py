@@ -5,6 +5,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rljax.types import Params, PyTree
@@ -131,6 +132,46 @@ def _widen(x: jax.Array) -> jax.Array:
 
 def _any_narrow(params: Params) -> bool:
     return any(_widen(x).dtype != x.dtype for x in jax.tree.leaves(params))
+
+
+def only(
+    optimizer: optax.GradientTransformation, trainable: PyTree
+) -> optax.GradientTransformation:
+    """An optimiser of some of the parameters; the others keep every bit.
+
+    Clipping by a global norm counts the gradients of what is trained alone, and a leaf
+    of which nothing is trained has no moments.
+
+    Args:
+      optimizer: of what is trained.
+      trainable: in the structure of the parameters, or of their beginnings (one leaf
+        for a whole branch): True, False, or a mask that broadcasts against the leaf,
+        such as bool [L, 1, 1] over stacked layers.
+
+    Returns:
+      An optimiser over all parameters.
+
+    Raises:
+      ValueError: if nothing is to be trained.
+    """
+    if not any(np.any(mask) for mask in jax.tree.leaves(trainable)):
+        raise ValueError("the mask trains nothing; at least one leaf must be True")
+
+    def keep(tree):
+        def branch(mask, part):
+            return jax.tree.map(lambda x: jnp.where(mask, x, jnp.zeros_like(x)), part)
+
+        return jax.tree.map(branch, trainable, tree)
+
+    inner = optax.masked(
+        optimizer, jax.tree.map(lambda mask: bool(np.any(mask)), trainable)
+    )
+
+    def update(updates, state, params=None):
+        step, state = inner.update(keep(updates), state, params)
+        return keep(step), state
+
+    return optax.GradientTransformation(inner.init, update)
 
 
 def hard_copy(fast: Params) -> Params:

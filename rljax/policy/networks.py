@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rljax.models import lora
 from rljax.models.config import ModelConfig
 from rljax.models.decoder import Decoder
 from rljax.models.decoder import logits as decoder_logits
@@ -22,19 +23,39 @@ from rljax.types import Key, Params, Tokens, Trie
 ReadQ = Callable[[Callable[[jax.Array], jax.Array], jax.Array, Trie], jax.Array]
 
 
+def whole_trunk(frozen: Params | None, trunk: Params) -> Params:
+    """`join` of networks whose trunk is learnt whole: the trunk as it is.
+
+    Raises:
+      ValueError: if there are frozen weights, which would go unread.
+    """
+    if frozen is not None:
+        raise ValueError(
+            "frozen weights were given to networks that learn the whole trunk; make "
+            "them with a LoraConfig, or give none"
+        )
+    return trunk
+
+
 class Networks(NamedTuple):
     """What an agent calls. Shapes: N trie nodes, A commands, D width.
 
+    A trunk is what is learnt of the language model: all its weights, or an adapter
+    beside weights that are frozen. Where the functions below want weights they want
+    whole ones, `join(frozen, trunk)`.
+
     Attributes:
-      init_trunk: key -> weights of the language model.
+      init_trunk: key -> a trunk.
       init_q: key -> weights of a Q head.
       init_v: key -> weights of a V head.
-      encode: (trunk, prompts [B], tries [B]) -> hidden [B, 1 + N, D].
-      log_policy: (trunk, hidden, tries) -> log pi [B, A], -inf rules a command out.
+      encode: (weights, prompts [B], tries [B]) -> hidden [B, 1 + N, D].
+      log_policy: (weights, hidden, tries) -> log pi [B, A], -inf rules a command out.
       q: (head, hidden, tries) -> raw Q [B, A], one scalar a command.
       v: (head, hidden) -> V [B], from the state that predicts the first token.
-      logits: (trunk, texts [B]) -> next-token logits [B, T, V]; None where the model
+      logits: (weights, texts [B]) -> next-token logits [B, T, V]; None where the model
         has none.
+      join: (frozen weights or None, trunk) -> the language model's weights. No array
+        of the frozen ones is copied.
     """
 
     init_trunk: Callable[[Key], Params]
@@ -45,6 +66,7 @@ class Networks(NamedTuple):
     q: Callable[[Params, jax.Array, Trie], jax.Array]
     v: Callable[[Params, jax.Array], jax.Array]
     logits: Callable[[Params, Tokens], jax.Array] | None
+    join: Callable[[Params | None, Params], Params] = whole_trunk
 
 
 def make(
@@ -53,6 +75,7 @@ def make(
     head_widths: Sequence[int],
     head_std: float = 0.5,
     read_q: ReadQ = score.q_of_path,
+    adapter: lora.LoraConfig | None = None,
 ) -> Networks:
     """A decoder with heads.
 
@@ -65,6 +88,8 @@ def make(
         start at 0.01 the critic is long drowned by the actor.
       read_q: how a command's Q comes of the Q head and the command's nodes:
         `score.q_of_path` or `score.q_of_last_node`.
+      adapter: learn such a LoRA adapter in place of the whole trunk. The agent then
+        wants the decoder's weights as `frozen`.
     """
     decoder = Decoder(config)
 
@@ -72,6 +97,19 @@ def make(
         ids = jnp.zeros((1, 2), jnp.int32)
         mask = jnp.ones((1, 2, 2), bool)
         return decoder.init(key, ids, ids, mask)["params"]
+
+    def init_adapter(key):
+        assert adapter is not None
+        return lora.init(key, config, adapter)
+
+    def attach(frozen, trunk):
+        assert adapter is not None
+        if frozen is None:
+            raise ValueError(
+                "an adapter needs the weights it adapts: pass them to the agent, "
+                "init(key, frozen)"
+            )
+        return lora.attach(frozen, trunk, adapter)
 
     def logits(trunk, tokens):
         batch, length = tokens.ids.shape
@@ -87,8 +125,10 @@ def make(
     def of_hidden(trunk, hidden):
         return decoder_logits(trunk, hidden, config)
 
-    trunk = _Trunk(config.width, init_trunk, encode, of_hidden, logits)
-    return _bundle(trunk, eos_id, Head(tuple(head_widths), head_std), read_q)
+    init = init_trunk if adapter is None else init_adapter
+    trunk = _Trunk(config.width, init, encode, of_hidden, logits)
+    made = _bundle(trunk, eos_id, Head(tuple(head_widths), head_std), read_q)
+    return made if adapter is None else made._replace(join=attach)
 
 
 def make_encdec(

@@ -41,6 +41,21 @@ def state_bytes(state: PyTree) -> int:
     )
 
 
+def digest(weights: PyTree) -> str:
+    """CRC-32 over names, types, shapes and bits of all leaves, as text.
+
+    For weights that stay out of checkpoints because they never move: what is saved of
+    them is this, and what is loaded in their place must have the same.
+    """
+    crc = 0
+    for where, leaf in jax.tree_util.tree_leaves_with_path(weights):
+        name = jax.tree_util.keystr(where)
+        crc = zlib.crc32(f"{name} {leaf.dtype}{list(leaf.shape)}".encode(), crc)
+        bits: Any = np.ascontiguousarray(np.asarray(leaf)).reshape(-1).view(np.uint8)
+        crc = zlib.crc32(bits, crc)
+    return f"crc32:{crc:08x}"
+
+
 def updates(folder: pathlib.Path) -> list[int]:
     """Updates that have a checkpoint in `folder`, rising."""
     if not folder.is_dir():

@@ -15,7 +15,7 @@ import optax
 from rljax.envs import base
 from rljax.losses.imitation import next_token_loss
 from rljax.optim import optimizers
-from rljax.policy.networks import Networks
+from rljax.policy.networks import Networks, whole_trunk
 from rljax.policy.sample import sample_commands
 from rljax.rollout.unroll import environment_keys
 from rljax.types import Commands, Tokens
@@ -45,10 +45,16 @@ def warm_start(
       config: settings.
 
     Raises:
-      ValueError: if the model has no next-token logits of a text.
+      ValueError: for networks whose trunk is an adapter (warm the base instead), or
+        that have no next-token logits of a text.
     """
     if config.updates == 0:
         return networks
+    if networks.join is not whole_trunk:
+        raise ValueError(
+            f"warm start of {config.updates} updates for networks that learn an "
+            "adapter: it must be 0; pretrain the weights they adapt instead"
+        )
     next_logits = networks.logits
     if next_logits is None:
         raise ValueError(

@@ -13,6 +13,7 @@ from rljax.optim.optimizers import (
     adam,
     all_finite,
     hard_copy,
+    only,
     polyak,
     skip_nonfinite,
     slow_copy,
@@ -183,3 +184,35 @@ def test_slow_copies_of_narrow_parameters_move():
     for _ in range(10):
         slow = polyak(slow, {"w": jnp.full(3, 2.0, jnp.bfloat16)}, 1e-3)
     np.testing.assert_allclose(slow["w"], 2.0 - 0.999**10, rtol=1e-6)
+
+
+def test_only_what_the_mask_says_learns():
+    # Two of three stacked layers, one leaf, and nothing of a branch: as if the rest
+    # were not there, clipping included.
+    params = {"w": jnp.ones((3, 2)), "v": jnp.ones(2), "head": {"a": jnp.ones(4)}}
+    mask = {"w": np.array([[False], [True], [True]]), "v": True, "head": False}
+    optimizer = only(adam(0.1, max_norm=1.0, weight_decay=0.5), mask)
+    small = adam(0.1, max_norm=1.0, weight_decay=0.5)
+    state = optimizer.init(params)
+    assert (4,) not in {x.shape for x in jax.tree.leaves(state)}  # no moments for it
+    part = {"w": params["w"][1:], "v": params["v"]}
+    small_state = small.init(part)
+    found = params
+    for i in range(3):
+        grads = jax.tree.map(lambda x, i=i: x * (3.0 + i), params)
+        step, state = jax.jit(optimizer.update)(grads, state, found)
+        found = jax.tree.map(jnp.add, found, step)
+        grads = {"w": jnp.full((2, 2), 3.0 + i), "v": jnp.full(2, 3.0 + i)}
+        step, small_state = small.update(grads, small_state, part)
+        part = jax.tree.map(jnp.add, part, step)
+    assert isinstance(found, dict) and isinstance(part, dict)
+    chex.assert_trees_all_equal(found["head"], params["head"])
+    np.testing.assert_array_equal(np.asarray(found["w"])[0], 1)
+    np.testing.assert_allclose(np.asarray(found["w"])[1:], part["w"], rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(found["v"]), part["v"], rtol=1e-6)
+    assert np.all(np.asarray(found["w"])[1:] != 1)
+
+
+def test_a_mask_that_trains_nothing_is_refused():
+    with pytest.raises(ValueError, match="trains nothing"):
+        only(adam(0.1), {"a": False, "b": np.zeros((2, 1), bool)})
