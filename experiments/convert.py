@@ -5,7 +5,7 @@
 PATH is a Hugging Face folder, a GGUF or llama2.c file, `smollm2`, or the workdir of a
 run (`--update=N` takes another checkpoint than the newest). transformers and vLLM open
 what is written; `heads.json` says how to read the Q or V head, which they have no place
-for.
+for. An adapter is merged, and lies in `adapter/` besides, for PEFT.
 """
 
 import argparse
@@ -13,20 +13,28 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import playground
-from rljax.models import heads_file, hf_folder, loading, model_card
+from experiments import language_model
+from rljax.models import (
+    heads_file,
+    hf_folder,
+    loading,
+    lora,
+    model_card,
+)
 from rljax.models.config import ModelConfig
+from rljax.models.lora import LoraConfig
 from rljax.text import tokenizer as tokenizers
 from rljax.training import checkpoint
 from rljax.training.files import RunError, read_json
 from rljax.types import Params
 
 CRITIC = "critic"  # folder of the critic's own trunk, where it has one
+ADAPTER = "adapter"  # PEFT folder of the policy's adapter, where it learnt one
 
 
 class Source(NamedTuple):
@@ -41,6 +49,8 @@ class Source(NamedTuple):
     notes: heads_file.Notes | None
     critic: Params | None  # the critic's own trunk
     card: str
+    adapter: tuple[Params, LoraConfig] | None = None  # merged into `params`
+    base_name: str = ""  # of the model it is for
 
 
 def main(words: list[str]) -> int:
@@ -85,6 +95,10 @@ def convert(
             heads_file.save(part, source.heads, source.notes)
         if source.critic is not None:
             _write(part / CRITIC, source, source.critic, dtype, [])
+        if source.adapter is not None:
+            adapter, how = source.adapter
+            name = source.base_name
+            peft_folder.save(part / ADAPTER, adapter, how, source.config, name)
         (part / "README.md").write_text(source.card, encoding="utf-8")
 
     _write(pathlib.Path(out), source, source.params, dtype, [more])
@@ -179,21 +193,42 @@ def _of_workdir(
         raise RunError(f"{path} has no checkpoint yet")
     tokens = tokenizers.load(path / "hf")
     run, params = record["config"], checkpoint.read_params(folder, update)
-    model = run["model"]
-    config = playground.pick(playground.SIZES, model["size"], "model.size")(len(tokens))
+    model = language_model.of_run(run, tokens)
+    whole = _whole(run, model)
     critic = params.get("critic")
     notes = heads_file.Notes(
-        width=config.width,
+        width=model.config.width,
         eos_id=tokens.eos_token_id,
-        read_q=model["read_q"],
+        read_q=run["model"]["read_q"],
         q_output="logit"
         if run.get("critic_error") == "sigmoid_cross_entropy"
         else "value",
         trunk="." if critic is None else CRITIC,
     )
     heads = {name: params[name] for name in ("q", "v") if name in params}
-    card = model_card.text(_facts(path, record, update))
-    return Source(config, params["actor"], tokens, None, (), heads, notes, critic, card)
+    return Source(
+        model.config, whole(params["actor"]), tokens, None, (), heads, notes,
+        None if critic is None else whole(critic),
+        model_card.text(_facts(path, record, update)),
+        None if model.adapter is None else (params["actor"], model.adapter),
+        run["model"].get("path", ""),
+    )  # fmt: skip
+
+
+def _whole(
+    run: dict[str, Any], model: language_model.LanguageModel
+) -> Callable[[Params], Params]:
+    """What turns a run's trunk into all weights of its model."""
+    if model.adapter is None or model.weights is None:
+        return lambda trunk: trunk
+    config, adapter, base = model.config, model.adapter, model.weights()
+    there = checkpoint.digest(base)
+    if there != run["frozen"]:
+        raise RunError(
+            f"the run learnt beside weights with {run['frozen']}, and "
+            f"{run['model']['path']} now has {there}: give that model back its files"
+        )
+    return lambda trunk: lora.merge(base, trunk, config, adapter)
 
 
 def _facts(path: pathlib.Path, record: dict[str, Any], update: int) -> model_card.Facts:
@@ -209,7 +244,8 @@ def _facts(path: pathlib.Path, record: dict[str, Any], update: int) -> model_car
     warm = run["warm_start"]["updates"]
     return model_card.Facts(
         name=path.resolve().name,
-        base_model=f"none: a {model['size']} decoder of rljax from random weights"
+        base_model=model.get("path")
+        or f"none: a {model['size']} decoder of rljax from random weights"
         + (f", after {warm:,} updates on text from random play" if warm else ""),
         method="SAC-GLAM" if "critic_error" in run else "PPO-GLAM",
         command=record.get("command", ""),

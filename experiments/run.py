@@ -46,7 +46,7 @@ def parallel_of(config: Any) -> devices.Parallel:
       ConfigError: for an unknown way, more devices than there are, or a number of
         them with jit.
     """
-    make = playground.pick(PARALLEL, config.parallel, "parallel")
+    make = border.pick(PARALLEL, config.parallel, "parallel")
     border.require(
         config.parallel != "jit" or config.num_devices in (0, 1),
         "num_devices", config.num_devices, "0 or 1 with config.parallel=jit",
@@ -113,7 +113,7 @@ def train(
         return agent.params(state[0])
 
     program = loop.Program(
-        init=lambda: put_back(init()),
+        init=lambda: put_back(init(task.start and task.start())),
         iterate=iterate,
         evaluate=lambda state, final, pause: evaluation.policy(
             params(state), scenes.final_scenes if final else scenes.scenes, pause
@@ -152,13 +152,13 @@ def _keep_compiled() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def _initialiser(config, parallel, method) -> Callable[[], PyTree]:
-    """() -> the whole state before the first step."""
+def _initialiser(config, parallel, method) -> Callable[..., PyTree]:
+    """(trunk or None) -> the whole state before the first step."""
 
-    def init():
+    def init(trunk=None):
         agent_key, local_key = jax.random.split(jax.random.key(config.seed))
         local = parallel.spread(lambda index: method.init_local(local_key, index))
-        return method.agent.init(agent_key), local
+        return method.agent.init(agent_key, trunk=trunk), local
 
     return jax.jit(init)
 

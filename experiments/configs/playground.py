@@ -30,11 +30,27 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.env.sequences = False  # goals "Grow x then grasp y" too
 
     config.model = config_dict.ConfigDict()
-    config.model.size = "tiny"
+    # A Hugging Face folder, a .gguf or llama2.c .bin file, or smollm2; empty: a model
+    # of `size`, from random weights.
+    config.model.path = ""
+    config.model.size = "tiny"  # or small, base; not read where there is a path
+    config.model.param_dtype = ""  # float32, bfloat16; empty: the model's own
+    config.model.dtype = ""  # of activations, the same
+    config.model.remat = False  # of a model with a path: less memory, more time
+    config.model.chat = False  # prompts inside the tokenizer's chat template
     config.model.tokenizer = ""  # a Hugging Face folder; empty: words of the world
     config.model.head_width = 128  # of the Q or V head
     config.model.read_q = "path"  # Q of a command: from all its tokens, or last_node
     config.model.head_std = 0.5  # of its last layer's first weights, over sqrt(fan-in)
+
+    # Adapters beside the frozen weights of model.path; rank 0: the whole model learns.
+    config.lora = config_dict.ConfigDict()
+    config.lora.rank = 0
+    config.lora.alpha = 32.0  # the correction is times alpha / rank
+    config.lora.targets = (
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    )
 
     # Pretraining on text from random play, before learning; 0 updates: none.
     config.warm_start = config_dict.ConfigDict()

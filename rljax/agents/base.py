@@ -28,9 +28,10 @@ class Agent(NamedTuple):
     """An agent as functions; settings are closed over.
 
     Attributes:
-      init: (key, frozen=None) -> State. `frozen`, the weights beside which the networks
-        learn an adapter, stays in the state as it is: pass it as an argument where
-        this is jitted, for closed over it becomes a constant of the program.
+      init: (key, frozen=None, trunk=None) -> State. `frozen`, the weights beside which
+        the networks learn an adapter, stays in the state as it is; `trunk` is where the
+        trunks start, drawn by the networks unless given. Pass them as arguments where
+        this is jitted: closed over they become constants of the program.
       act: (params, observations [B], keys [B], temperature []) -> Action. A key per
         observation, so that a choice does not depend on how a batch is split.
         Temperature 1 samples from the policy, 0 is greedy, inf uniform over the

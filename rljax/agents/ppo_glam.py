@@ -152,9 +152,15 @@ def to_batch(
     return merge_leading(batch)
 
 
-def _init(parts: _Parts, key: Key, frozen: Params | None = None) -> State:
+def _init(
+    parts: _Parts,
+    key: Key,
+    frozen: Params | None = None,
+    trunk: Params | None = None,
+) -> State:
     trunk_key, v_key = jax.random.split(key)
-    trunk = parts.networks.init_trunk(trunk_key)
+    if trunk is None:
+        trunk = parts.networks.init_trunk(trunk_key)
     params = {"actor": trunk, "v": parts.networks.init_v(v_key)}
     return State(
         params=params,

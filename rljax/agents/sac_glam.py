@@ -146,10 +146,15 @@ def make(
     )
 
 
-def _init(parts: _Parts, key: Key, frozen: Params | None = None) -> State:
+def _init(
+    parts: _Parts,
+    key: Key,
+    frozen: Params | None = None,
+    trunk: Params | None = None,
+) -> State:
     networks, config = parts.networks, parts.config
     trunk_key, q_key = jax.random.split(key)
-    trunk = networks.init_trunk(trunk_key)
+    trunk = networks.init_trunk(trunk_key) if trunk is None else trunk
     params = {"actor": trunk, "q": networks.init_q(q_key)}
     if not config.shared_trunk:
         params["critic"] = optimizers.hard_copy(trunk)
