@@ -25,6 +25,7 @@ from rljax.models import (
     loading,
     lora,
     model_card,
+    peft_folder,
 )
 from rljax.models.config import ModelConfig
 from rljax.models.lora import LoraConfig
