@@ -15,6 +15,7 @@ from rljax.envs.base import Env
 from rljax.models import config as model_config
 from rljax.models import loading
 from rljax.models.config import ModelConfig
+from rljax.models.encdec_config import EncDecConfig
 from rljax.models.lora import LoraConfig
 from rljax.policy import networks, score
 from rljax.text import chat, tokenizer
@@ -40,14 +41,14 @@ class LanguageModel(NamedTuple):
     """A model that was chosen; none of its weights are read yet.
 
     Attributes:
-      config: settings of the decoder.
+      config: settings of the decoder, or of an encoder-decoder.
       tokenizer: a Hugging Face tokenizer.
       frame: text around every prompt, or None.
       adapter: what learns beside frozen weights; None where the whole trunk learns.
       weights: () -> the weights of its files; None where they are drawn.
     """
 
-    config: ModelConfig
+    config: Any  # ModelConfig or EncDecConfig
     tokenizer: Any
     frame: Frame | None
     adapter: LoraConfig | None
@@ -73,6 +74,10 @@ def choose(config: Any, words: Callable[[], Sequence[str]]) -> LanguageModel:
         )  # fmt: skip
         tokens, size = _ask(opened.tokenizer, "model.path"), opened.config
         size = dataclasses.replace(size, remat=config.model.remat)
+        require(
+            adapter is None or isinstance(size, ModelConfig), "lora.rank",
+            config.lora.rank, "0 for an encoder-decoder, which has no adapters here",
+        )  # fmt: skip
     else:
         require(
             adapter is None, "lora.rank", config.lora.rank,
@@ -115,6 +120,28 @@ def make_networks(config: Any, model: LanguageModel, env: Env) -> networks.Netwo
       ConfigError: if the environment's texts do not fit the model's context, or a warm
         start is asked for where there can be none.
     """
+    _check_context(config, model, env)
+    read_q = pick(READ_Q, config.model.read_q, "model.read_q")
+    widths = (config.model.head_width, config.model.head_width)
+    end, std = model.tokenizer.eos_token_id, config.model.head_std
+    if isinstance(model.config, EncDecConfig):
+        policy = networks.make_encdec(model.config, end, widths, std, read_q)
+    else:
+        policy = networks.make(
+            model.config, end, widths, std, read_q, adapter=model.adapter
+        )
+    warm = typed(config.warm_start, warm_start.Config, WARM_LIMITS, "warm_start")
+    require(
+        not warm.updates or model.weights is None, "warm_start.updates", warm.updates,
+        "0 with model.path, whose weights are warm",
+    )  # fmt: skip
+    return warm_start.warm_start(policy, env, end, warm)
+
+
+def _check_context(config: Any, model: LanguageModel, env: Env) -> None:
+    """Whether the longest text fits; an encoder-decoder has no limit of its own."""
+    if isinstance(model.config, EncDecConfig):
+        return
     sizes, context = env.sizes, model.config.max_positions
     longest = sizes.prompt_tokens + sizes.command_tokens
     require(
@@ -123,17 +150,6 @@ def make_networks(config: Any, model: LanguageModel, env: Env) -> networks.Netwo
         f"({sizes.prompt_tokens}) and command ({sizes.command_tokens}); its context "
         f"is {context}",
     )  # fmt: skip
-    end, width = model.tokenizer.eos_token_id, config.model.head_width
-    policy = networks.make(
-        model.config, end, (width, width), config.model.head_std,
-        pick(READ_Q, config.model.read_q, "model.read_q"), adapter=model.adapter,
-    )  # fmt: skip
-    warm = typed(config.warm_start, warm_start.Config, WARM_LIMITS, "warm_start")
-    require(
-        not warm.updates or model.weights is None, "warm_start.updates", warm.updates,
-        "0 with model.path, whose weights are warm",
-    )  # fmt: skip
-    return warm_start.warm_start(policy, env, end, warm)
 
 
 def _adapter(config: Any) -> LoraConfig | None:
@@ -167,7 +183,7 @@ def _tokens(config: Any, words: Callable[[], Sequence[str]]) -> Any:
     return _ask(lambda: tokenizer.load(config.model.tokenizer), "model.tokenizer")
 
 
-def _with_dtypes(config: Any, size: ModelConfig) -> ModelConfig:
+def _with_dtypes(config: Any, size: Any) -> Any:
     """A model in the types the config names; empty leaves what it has."""
     for key in ("dtype", "param_dtype"):
         name = config.model[key]

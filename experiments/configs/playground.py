@@ -5,7 +5,7 @@ Two methods compared on the same scale read the same block from here.
 
 from ml_collections import config_dict
 
-SCALES = ("smoke", "quickstart", "playground", "paper")
+SCALES = ("smoke", "quickstart", "playground", "paper", "smollm2", "flan_t5")
 
 
 def shared(scale: str) -> config_dict.ConfigDict:
@@ -89,4 +89,22 @@ def shared(scale: str) -> config_dict.ConfigDict:
         # Of PPO-GLAM; SAC-GLAM's later code counts 500,000 episodes. It shows the
         # policy no earlier commands, which sequences need here: `history` stays.
         config.total_env_steps = 1_500_000
+    if scale in ("smollm2", "flan_t5"):
+        # For an accelerator: on two CPU cores an update takes minutes.
+        config.env.num_objects = 5
+        config.total_env_steps = 20_000
+        config.model.dtype = "bfloat16"
+        config.model.read_q = "last_node"  # which has read the whole command
+        config.eval.every_env_steps = 2_000
+        config.eval.scenes = 32
+        config.eval.final_scenes = 64
+        config.log.checkpoint_every_updates = 200
+    if scale == "smollm2":
+        config.model.path = "smollm2"
+        config.model.param_dtype = "bfloat16"  # of what is frozen; adapters are float32
+        config.model.chat = True
+        config.model.remat = True
+        config.lora.rank = 16
+    if scale == "flan_t5":
+        config.model.path = "flan-t5"  # a folder: there is no T5 that pip installs
     return config

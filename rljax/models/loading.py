@@ -16,9 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.models import gguf_files, llama2c, pretrained, safetensors_files
+from rljax.models import (
+    families_t5,
+    gguf_files,
+    llama2c,
+    pretrained,
+    safetensors_files,
+)
 from rljax.models.config import ModelConfig
 from rljax.models.decoder import Decoder
+from rljax.models.encdec import EncDec
+from rljax.models.encdec_config import EncDecConfig
 from rljax.models.families import config_of
 from rljax.text import tokenizer as tokenizers
 from rljax.types import Params
@@ -33,7 +41,7 @@ class Model(NamedTuple):
     """A model that was opened; its weights are still in their files.
 
     Attributes:
-      config: settings of the decoder.
+      config: settings of the decoder, or of an encoder-decoder.
       places: name of a tensor -> where it goes in our parameters.
       copies: name of a tensor -> the one it must equal, if it is there.
       tensors: () -> names and arrays, read one at a time.
@@ -43,9 +51,10 @@ class Model(NamedTuple):
       origin: what the weights are, for people.
       stored: the widest type the weights are stored in; float32 where they are
         dequantised.
+      unused: tensors that may be there and compute nothing.
     """
 
-    config: ModelConfig
+    config: Any  # ModelConfig or EncDecConfig
     places: dict[str, pretrained.Place]
     copies: dict[str, str]
     tensors: Callable[[], Tensors]
@@ -53,6 +62,7 @@ class Model(NamedTuple):
     eos_ids: tuple[int, ...]
     origin: str
     stored: str = "float32"
+    unused: Collection[str] = ()
 
 
 def open_model(path: str | pathlib.Path) -> Model:
@@ -121,17 +131,24 @@ def load_params(
         if not left[name]:
             params[name] = place(name, filling.pop(name))
 
-    pretrained.load(model.tensors(), model.places, shapes, put, model.copies)
+    pretrained.load(
+        model.tensors(), model.places, shapes, put, model.copies, model.unused
+    )
     if filling or any(left.values()):
         raise AssertionError(f"no place fills all of {[n for n in left if left[n]]}")
     return params
 
 
-def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of the decoder's parameters, by name."""
+def shapes_of(config: ModelConfig | EncDecConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of the model's parameters, by name."""
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    real = jax.ShapeDtypeStruct((1, 1), bool)
     mask = jax.ShapeDtypeStruct((1, 1, 1), bool)
-    found = jax.eval_shape(Decoder(config).init, jax.random.key(0), ids, ids, mask)
+    key = jax.random.key(0)
+    if isinstance(config, EncDecConfig):
+        found = jax.eval_shape(EncDec(config).init, key, ids, real, ids, ids, mask)
+    else:
+        found = jax.eval_shape(Decoder(config).init, key, ids, ids, mask)
     return {name: leaf.shape for name, leaf in found["params"].items()}
 
 
@@ -189,13 +206,13 @@ def _folder(folder: pathlib.Path) -> Model:
             f"{folder} holds no config.json, but {found or 'nothing'}: {advice}"
         )
     values = _json(folder / "config.json")
-    try:
-        config = config_of(values)
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
     files = safetensors_files.files_of(folder)
     # Damage is told now, not after loading half.
-    stored = {x.dtype for file in files for x in safetensors_files.entries(file)}
+    entries = [x for file in files for x in safetensors_files.entries(file)]
+    try:
+        config, places, copies, unused = _layout(values, [x.name for x in entries])
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
 
     def tensors() -> Tensors:
         for file in files:
@@ -208,14 +225,25 @@ def _folder(folder: pathlib.Path) -> Model:
 
     return Model(
         config=config,
-        places=pretrained.places(config),
-        copies=pretrained.copies(config),
+        places=places,
+        copies=copies,
         tensors=tensors,
         tokenizer=tokenizer,
         eos_ids=_eos_ids(folder, values),
         origin=str(values.get("_name_or_path") or folder.resolve().name),
-        stored=_widest(stored),
+        stored=_widest({x.dtype for x in entries}),
+        unused=unused,
     )
+
+
+def _layout(values: dict[str, Any], names: list[str]) -> tuple[Any, ...]:
+    """Settings, places, copies and unused tensors of what a config.json describes."""
+    if values.get("model_type") == "t5":
+        config = families_t5.config_of(values, names)
+        places, copies = families_t5.places(config), families_t5.copies(config)
+        return config, places, copies, families_t5.UNUSED
+    config = config_of(values)
+    return config, pretrained.places(config), pretrained.copies(config), ()
 
 
 def _widest(kinds: Collection[np.dtype]) -> str:
