@@ -208,7 +208,9 @@ def _of_workdir(
     )
     heads = {name: params[name] for name in ("q", "v") if name in params}
     return Source(
-        model.config, whole(params["actor"]), tokens, None, (), heads, notes,
+        model.config, whole(params["actor"]), tokens,
+        _config_json(pathlib.Path(run["model"].get("path") or "-")) or None,
+        (), heads, notes,
         None if critic is None else whole(critic),
         model_card.text(_facts(path, record, update)),
         None if model.adapter is None else (params["actor"], model.adapter),

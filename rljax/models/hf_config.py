@@ -6,11 +6,12 @@ error that names it, and never a file that means another model.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rljax.models import families
+from rljax.models import families, families_t5
 from rljax.models.config import ModelConfig
+from rljax.models.encdec_config import EncDecConfig
 
 # Fields that say how we run a model, not what it computes.
 RUN_FIELDS = ("scan_layers", "remat", "param_dtype", "dtype")
@@ -48,25 +49,34 @@ def values_of(config: ModelConfig) -> dict[str, Any]:
     return values
 
 
-def differences(values: Mapping[str, Any], config: ModelConfig) -> list[str]:
-    """Where a `config.json` describes another function than a decoder's.
+def differences(
+    values: Mapping[str, Any],
+    config: ModelConfig | EncDecConfig,
+    names: Sequence[str] = (),
+) -> list[str]:
+    """Where a `config.json` describes another function than a model's.
 
     Args:
       values: the file, parsed.
-      config: the decoder's settings.
+      config: the model's settings.
+      names: of the tensors beside the file, which T5's settings depend on.
 
     Returns:
       A line for each field that differs; how a model is run does not count.
 
     Raises:
-      ValueError: if `families` cannot read the file.
+      ValueError: if the file cannot be read.
     """
-    there = families.config_of(values)
-    if config.max_positions is None:  # ours has no limit; a file always has one
-        there = dataclasses.replace(there, max_positions=None)
+    there: Any
+    if isinstance(config, EncDecConfig):
+        there = families_t5.config_of(values, names)
+    else:
+        there = families.config_of(values)
+        if config.max_positions is None:  # ours has no limit; a file always has one
+            there = dataclasses.replace(there, max_positions=None)
     return [
         f"{field.name}: {ours!r} in the model, {theirs!r} in config.json"
-        for field in dataclasses.fields(ModelConfig)
+        for field in dataclasses.fields(config)
         if field.name not in RUN_FIELDS
         and (ours := getattr(config, field.name))
         != (theirs := getattr(there, field.name))

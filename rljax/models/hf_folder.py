@@ -24,8 +24,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.models import hf_config, pretrained
+from rljax.models import families_t5, hf_config, pretrained
 from rljax.models.config import ModelConfig
+from rljax.models.encdec_config import EncDecConfig
 from rljax.models.safetensors_files import INDEX, SINGLE
 from rljax.models.safetensors_out import Entry, write
 from rljax.types import Params
@@ -33,13 +34,14 @@ from rljax.types import Params
 RECORD = "rljax.json"
 SHARD_BYTES = 5_000_000_000
 TYPES = ("float32", "bfloat16", "float16")
+Config = ModelConfig | EncDecConfig
 Extra = Callable[[pathlib.Path], None]  # writes more files into the folder
 
 
 def save(
     folder: str | os.PathLike[str],
     params: Params,
-    config: ModelConfig,
+    config: Config,
     tokenizer: Any,
     source: Mapping[str, Any] | None = None,
     *,
@@ -52,11 +54,11 @@ def save(
 
     Args:
       folder: where to; its parent must exist.
-      params: of the decoder.
+      params: of the decoder, or encoder-decoder.
       config: its settings.
       tokenizer: a Hugging Face tokenizer.
       source: the parsed `config.json` of the model that was loaded; without it one
-        with the same features is written.
+        with the same features is written, of a decoder.
       eos_ids: tokens that end a text; the tokenizer's own where empty.
       dtype: float32, bfloat16 or float16; as the parameters are where None.
       shard_bytes: most bytes of a weights file, unless one tensor has more.
@@ -171,16 +173,20 @@ def _swap(part: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def _config_values(
-    config: ModelConfig, source: Mapping[str, Any] | None, tokenizer: Any, dtype: str
+    config: Config, source: Mapping[str, Any] | None, tokenizer: Any, dtype: str
 ) -> dict[str, Any]:
     """What `config.json` will say."""
     if source is None:
+        if isinstance(config, EncDecConfig):
+            raise ValueError(
+                "an encoder-decoder is written with the config.json it was loaded with"
+            )
         values = hf_config.values_of(config)
         for name in ("bos", "eos", "pad"):
             values[f"{name}_token_id"] = getattr(tokenizer, f"{name}_token_id")
     else:
         values = dict(source)
-        differing = hf_config.differences(values, config)
+        differing = hf_config.differences(values, config, tuple(_places(config)))
         if differing:
             raise ValueError(
                 "the model is no longer that of its config.json:\n  "
@@ -190,10 +196,17 @@ def _config_values(
     return {**values, "dtype": dtype, "torch_dtype": dtype}
 
 
-def _entries(params: Params, config: ModelConfig, dtype: np.dtype) -> list[Entry]:
+def _places(config: Config) -> dict[str, pretrained.Place]:
+    """Where the tensors of a file are in our parameters."""
+    if isinstance(config, EncDecConfig):
+        return families_t5.places(config)
+    return pretrained.places(config)
+
+
+def _entries(params: Params, config: Config, dtype: np.dtype) -> list[Entry]:
     """Names, type and shapes of the tensors, in the order they are written."""
     found = []
-    for name, place in pretrained.places(config).items():
+    for name, place in _places(config).items():
         shape = params[place.name].shape
         shape = shape[1:] if place.layer is not None else shape
         shape = (*shape[:-1], place.columns[1] - place.columns[0])
@@ -202,14 +215,14 @@ def _entries(params: Params, config: ModelConfig, dtype: np.dtype) -> list[Entry
 
 
 def _tensors(
-    params: Params, config: ModelConfig, entries: Sequence[Entry]
+    params: Params, config: Config, entries: Sequence[Entry]
 ) -> Iterator[np.ndarray]:
     """The tensors of `entries`, one at a time.
 
     Raises:
       ValueError: for one that is not finite once it is of its type.
     """
-    places = pretrained.places(config)
+    places = _places(config)
     for entry in entries:
         place = places[entry.name]
         whole = params[place.name]
@@ -227,7 +240,7 @@ def _tensors(
 def _write_weights(
     part: pathlib.Path,
     params: Params,
-    config: ModelConfig,
+    config: Config,
     entries: Sequence[Entry],
     shard_bytes: int,
 ) -> None:
