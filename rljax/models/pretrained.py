@@ -6,10 +6,13 @@ part of one of ours: a layer of it, some of its columns, turned round (the files
 device passes a `place` of their own.
 """
 
+import collections
+import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from rljax.models.config import ModelConfig
@@ -76,7 +79,7 @@ def places(config: ModelConfig) -> dict[str, Place]:
 
 
 def copies(config: ModelConfig) -> dict[str, str]:
-    """Tensors a Llama-like file may hold beside the one they must equal.
+    """Tensors a Llama-like file may hold beside, or instead of, the one they equal.
 
     Args:
       config: of the model.
@@ -90,6 +93,7 @@ def copies(config: ModelConfig) -> dict[str, str]:
 
 # Tensors some files hold that compute nothing of their own.
 _DERIVED = re.compile(r".*rotary_emb\.inv_freq$")
+_ROWS = 4096  # that are looked at together when two tensors are compared
 
 
 def load(
@@ -102,47 +106,52 @@ def load(
 ) -> None:
     """Puts every tensor where it belongs.
 
+    Of a tensor and its copies one is enough. If there are more they must hold the same
+    values; these are compared by a digest, so that two are never in memory together.
+
     Args:
       tensors: names and arrays, as `safetensors_files.tensors` gives them.
       wanted: where each goes, as `places` says; all must be there.
       shapes: of our parameters, by name.
-      put: takes each part, turned our way.
+      put: takes each part, turned our way, once.
       same_as: tensors that may be there, and which of the wanted they must equal.
       unused: tensors that may be there and compute nothing.
 
     Raises:
-      ValueError: listing tensors that are missing, not expected, misshapen, or not
-        the copies they should be.
+      ValueError: listing tensors that are missing, not expected, misshapen, there
+        twice, or not equal to what they are tied to.
     """
     same_as = same_as or {}
-    missing = set(wanted)
+    wanted = {**wanted, **{copy: wanted[name] for copy, name in same_as.items()}}
+    counts = collections.Counter(wanted.values())
+    filled: dict[Place, tuple[str, bytes]] = {}  # by whom, and its digest if tied
+    seen: set[str] = set()
     faults = []
-    held: dict[str, np.ndarray] = {}  # copies, and what they copy
     for name, array in tensors:
-        if _DERIVED.match(name) or name in unused:
+        if name in unused or _DERIVED.match(name):
             continue
-        if name in same_as or name in same_as.values():
-            held[name] = array
-        if name in same_as:
-            continue
-        if name not in wanted:
-            faults.append(f"{name} {array.shape} is not a part of this model")
+        fault = _fault(name, array, wanted, shapes, seen)
+        seen.add(name)
+        if fault:
+            faults.append(fault)
             continue
         place = wanted[name]
-        shape = _shape(place, shapes)
-        found = array.shape[::-1] if place.turned else array.shape
-        if found != shape:
-            expected = shape[::-1] if place.turned else shape
-            faults.append(f"{name} has shape {array.shape}, expected {expected}")
-        elif not faults:
+        digest = _digest(array) if counts[place] > 1 else b""
+        if place in filled:
+            first, expected = filled[place]
+            if digest != expected:
+                faults.append(
+                    f"{name} differs from {first}, which config.json says it equals"
+                )
+            continue
+        filled[place] = name, digest
+        if not faults:
             put(place, array.T if place.turned else array)
-        missing.discard(name)
-    faults += [f"{name} is missing" for name in sorted(missing)]
-    faults += [
-        f"{name} differs from {same_as[name]}, which config.json says it equals"
-        for name in sorted(set(held) & set(same_as))
-        if same_as[name] in held and not np.array_equal(held[name], held[same_as[name]])
-    ]
+    satisfied = {wanted[name] for name in seen if name in wanted}
+    for name, place in wanted.items():
+        if place not in satisfied:
+            faults.append(f"{name} is missing")
+            satisfied.add(place)
     if faults:
         more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
         raise ValueError(
@@ -150,6 +159,42 @@ def load(
         )
 
 
-def _shape(place: Place, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+def _fault(
+    name: str,
+    array: np.ndarray,
+    wanted: Mapping[str, Place],
+    shapes: Mapping[str, tuple[int, ...]],
+    seen: set[str],
+) -> str:
+    """What is wrong with a tensor, taken by itself; empty if nothing."""
+    if name not in wanted:
+        return f"{name} {array.shape} is not a part of this model"
+    if name in seen:
+        return f"{name} comes twice"
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return f"{name} has type {array.dtype}, expected floating point"
+    place = wanted[name]
+    shape = shape_of(place, shapes)
+    expected = shape[::-1] if place.turned else shape
+    if array.shape != expected:
+        return f"{name} has shape {array.shape}, expected {expected}"
+    return ""
+
+
+def _digest(array: np.ndarray) -> bytes:
+    """The same for equal values, in whichever type up to float32 they are stored."""
+    state = hashlib.blake2b()
+    for i in range(0, len(array), _ROWS):
+        state.update(array[i : i + _ROWS].astype(np.float32).tobytes())
+    return state.digest()
+
+
+def shape_of(place: Place, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """Shape of the part of a parameter that a place is.
+
+    Args:
+      place: which.
+      shapes: of our parameters, by name.
+    """
     whole = shapes[place.name][1:] if place.layer is not None else shapes[place.name]
     return (*whole[:-1], place.columns[1] - place.columns[0])
