@@ -79,7 +79,7 @@ def test_the_start_token():
         ({"feed_forward_proj": "wide-relu"}, "feed_forward_proj = 'wide-relu'"),
         ({"dense_act_fn": "relu"}, "dense_act_fn = 'relu', but .* means 'gelu_new'"),
         ({"is_gated_act": False}, "is_gated_act = False, but"),
-        ({"d_model": None}, "has no d_model"),
+        ({"d_model": None}, "has .* d_model"),
         ({"relative_attention_num_buckets": 30}, "num_buckets is 30; .* multiple of 4"),
         ({"relative_attention_max_distance": 16}, "max_distance is 16; .* above half"),
         ({"decoder_start_token_id": 32128}, "start_id is 32128; there are 32128"),
