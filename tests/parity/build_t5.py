@@ -1,6 +1,6 @@
 """Tiny random T5 models with their logits, made by transformers and PyTorch.
 
-    python tests/golden/build_t5.py tests/golden
+    python -m tests.parity.build_t5 tests/golden
 
 writes `t5_gated` (Flan-T5's shape: gated GELU, a matrix of its own for the logits) and
 `t5_relu` (the first T5's: ReLU, logits of the embedding, scaled). Texts are longer
@@ -59,6 +59,7 @@ def build(folder: pathlib.Path, kind: str, torch: Any, transformers: Any) -> Non
         said = model(input_ids=prompt, attention_mask=mask, decoder_input_ids=text)
     model.save_pretrained(folder / kind)
     (folder / kind / "generation_config.json").unlink(missing_ok=True)
+    (folder / kind / "model.safetensors").chmod(0o644)
     np.savez(
         folder / kind / "golden.npz",
         ids=prompt.numpy(),
