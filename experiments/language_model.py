@@ -106,8 +106,8 @@ def of_run(run: Mapping[str, Any], tokens: Any) -> LanguageModel:
     Raises:
       ConfigError: if its files are no longer there.
     """
-    config = config_dict.ConfigDict(run)
-    if config.model.path:
+    config = config_dict.ConfigDict(dict(run))
+    if config.model.get("path"):
         return choose(config, lambda: ())._replace(tokenizer=tokens)
     size = pick(SIZES, config.model.size, "model.size")(len(tokens))
     return LanguageModel(_with_dtypes(config, size), tokens, None, None, None)
@@ -186,7 +186,7 @@ def _tokens(config: Any, words: Callable[[], Sequence[str]]) -> Any:
 def _with_dtypes(config: Any, size: Any) -> Any:
     """A model in the types the config names; empty leaves what it has."""
     for key in ("dtype", "param_dtype"):
-        name = config.model[key]
+        name = config.model.get(key, "")  # absent from runs of an earlier version
         require(
             name in ("", *DTYPES), f"model.{key}", name,
             f"one of {', '.join(DTYPES)}, or empty",
