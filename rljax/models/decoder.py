@@ -58,10 +58,9 @@ class Decoder(nn.Module):
         config = self.config
         chex.assert_rank([ids, positions, mask], [2, 2, 3])
         embedding, layers, scale = self._weights()
-        x = embedding[ids].astype(config.activation_dtype)
-        x = x * jnp.asarray(config.embedding_scale, x.dtype)
+        x = embed({"embedding": embedding}, ids, config)
         # For layers that see all, and, if there are any, for those with a window.
-        views = _views(positions, mask, config)
+        seen = views(positions, positions, mask, config)
         step = functools.partial(block, config=config)
         if config.remat:
             step = jax.checkpoint(step, static_argnums=4, prevent_cse=False)
@@ -72,20 +71,20 @@ class Decoder(nn.Module):
 
             def body(x, layer_slides):
                 layer, slides = layer_slides
-                view = views[0]
-                if views[1:]:
-                    view = jax.tree.map(lambda a, b: jnp.where(slides, b, a), *views)
+                view = seen[0]
+                if seen[1:]:
+                    view = jax.tree.map(lambda a, b: jnp.where(slides, b, a), *seen)
                 return step(layer, x, *view, 0), None
 
             x, _ = jax.lax.scan(body, x, (below, slides))
         else:
             for i in range(last):
                 layer = {name: weight[i] for name, weight in layers.items()}
-                x = step(layer, x, *views[i in config.window_layers], 0)
+                x = step(layer, x, *seen[i in config.window_layers], 0)
         layer = {name: weight[last] for name, weight in layers.items()}
-        view = views[last in config.window_layers]
+        view = seen[last in config.window_layers]
         x = step(layer, x, *view, first_output)
-        return rms_norm(x, scale + config.norm_offset, config.norm_eps)
+        return final_norm({"final_norm": scale}, x, config)
 
     def _weights(self) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
         """Embedding, stacked layers, and the last norm's scale."""
@@ -123,6 +122,35 @@ class Decoder(nn.Module):
             self.param("unembedding", init, size[::-1], dtype)
         final = self.param("final_norm", one, (c.width,), dtype)
         return embedding, layers, final
+
+
+def layers_of(params: Params) -> dict[str, jax.Array]:
+    """The parameters that every layer has a part of, on their leading axis."""
+    return {name: weight for name, weight in params.items() if name not in _ONCE}
+
+
+# What is not a layer's: a scan over layers, or a loop, leaves these alone.
+_ONCE = frozenset({"embedding", "unembedding", "final_norm"})
+
+
+def embed(params: Params, ids: jax.Array, config: ModelConfig) -> jax.Array:
+    """The residual stream where it begins.
+
+    Args:
+      params: the decoder's parameters, or those of them that are not a layer's.
+      ids: int32 [B, T].
+      config: its settings.
+
+    Returns:
+      [B, T, D] in the type of activations.
+    """
+    x = params["embedding"][ids].astype(config.activation_dtype)
+    return x * jnp.asarray(config.embedding_scale, x.dtype)
+
+
+def final_norm(params: Params, x: jax.Array, config: ModelConfig) -> jax.Array:
+    """Hidden states of the residual stream where it ends, [..., D] in float32."""
+    return _norm(x, params["final_norm"], config)
 
 
 def logits(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
@@ -182,19 +210,28 @@ def block(
     return finish(layer, x[:, first_output:], attended, config)
 
 
-def _views(
-    positions: jax.Array, mask: jax.Array, config: ModelConfig
+def views(
+    positions: jax.Array, of_keys: jax.Array, mask: jax.Array, config: ModelConfig
 ) -> tuple[tuple[tuple[jax.Array, jax.Array], jax.Array], ...]:
     """Angles and mask of layers that see all, and, if there are any, of the others.
 
     Distance is that of positions, so a trie's node counts from its depth.
+
+    Args:
+      positions: int32 [B, T], of queries; the angles are theirs.
+      of_keys: int32 [B, S].
+      mask: bool [B, T, S].
+      config: the decoder's settings.
+
+    Returns:
+      One or two pairs of angles and mask.
     """
     c = config
     turns = rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
     angles = rope_angles(positions, turns)
     if c.window is None:
         return ((angles, mask),)
-    near = mask & (positions[:, :, None] - positions[:, None] < c.window)
+    near = mask & (positions[:, :, None] - of_keys[:, None] < c.window)
     if c.local_rope_theta is None:
         return (angles, mask), (angles, near)
     local = rope_angles(positions, rope_frequencies(c.head_dim, c.local_rope_theta))
