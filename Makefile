@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 
-.PHONY: help setup quickstart test check bench clean
+.PHONY: help setup quickstart test check bench peers clean
 
 help:
 	@echo "make quickstart   set up, then watch a language-model policy learn (minutes)"
 	@echo "make test         set up, then check style and types and run all tests"
 	@echo "make check        style and types only"
 	@echo "make bench        every benchmark, tables and JSON in runs/bench"
+	@echo "make peers        set up what generation is compared with, in .venv-peers"
 
 setup: .venv/ready
 
@@ -33,9 +34,20 @@ test: check
 
 bench: setup
 	@mkdir -p runs/bench
-	@for name in scoring losses replay playground loop; do \
+	@for name in scoring losses replay playground loop decode; do \
 	  $(RUN) benchmarks.$$name --json=runs/bench/$$name.json || exit 1; \
 	done
 
+# PyTorch for CPU; the ordinary package index would bring gigabytes for GPUs.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+peers: .venv-peers/ready
+
+.venv-peers/ready:
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/pip install --quiet --disable-pip-version-check --index-url $(TORCH_INDEX) 'torch>=2.6'
+	@.venv-peers/bin/pip install --quiet --disable-pip-version-check 'transformers>=5.0' accelerate psutil
+	@touch .venv-peers/ready
+
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-peers build *.egg-info

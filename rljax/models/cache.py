@@ -9,7 +9,7 @@ Shape letters: B rows, S columns, P prompt tokens, K key heads, D width, V vocab
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -18,15 +18,15 @@ import jax.numpy as jnp
 from rljax.models import decoder
 from rljax.models.attention import attend
 from rljax.models.config import ModelConfig
-from rljax.models.layers import softcap
+from rljax.models.layers import Turned, softcap
 from rljax.types import Params
 
 
 class Weights(NamedTuple):
     """A decoder's parameters laid out for one token at a time, by `arrange`."""
 
-    once: dict[str, jax.Array]  # embedding, its opposite [D, V], the last norm
-    layers: tuple[dict[str, jax.Array], ...]  # of each layer, without the layer axis
+    once: dict[str, Any]  # embedding, what makes logits, the last norm
+    layers: tuple[dict[str, Any], ...]  # of each layer, without the layer axis
 
 
 class Cache(NamedTuple):
@@ -36,33 +36,41 @@ class Cache(NamedTuple):
     values: tuple[jax.Array, ...]  # [B, K, S, head_dim] of each layer
 
 
-# Matrices that `layers.project` casts to the type of activations wherever it is used.
-_CAST = ("qkv", "out", "gate_up", "down")
+# What `layers.project` multiplies with, casting it to the type of activations.
+_MATRICES = ("qkv", "out", "gate_up", "down")
 
 
 def arrange(params: Params, config: ModelConfig) -> Weights:
-    """Takes the layers apart, casts what every token would cast again.
+    """Takes the layers apart, casts and turns what every token would again.
 
-    A slice of stacked weights inside a loop is copied in every turn of it, and so is
-    the transpose of a tied embedding: a copy before the loop costs one turn.
+    A slice of stacked weights inside a loop is copied in every turn of it. One copy
+    before the loop costs as much as one turn, and memory for a second model.
 
     Args:
       params: the decoder's.
       config: its settings.
     """
-    layers = dict(decoder.layers_of(params))
+    layers: dict[str, Any] = dict(decoder.layers_of(params))
     for name, weight in layers.items():
         if len(weight) != config.num_layers:
             raise ValueError(
                 f"{name} has a leading axis of {len(weight)}; a part for each of the "
                 f"{config.num_layers} layers was expected"
             )
-    for name in _CAST:
-        layers[name] = layers[name].astype(config.activation_dtype)
-    once = {name: weight for name, weight in params.items() if name not in layers}
+    once: dict[str, Any] = {n: w for n, w in params.items() if n not in layers}
     once["unembedding"] = decoder.unembedding(params, config)
+    turned = jax.default_backend() == "cpu"
+    if turned:
+        once["unembedding"] = Turned(once["unembedding"].T)
+    for name in _MATRICES:
+        weight = layers[name].astype(config.activation_dtype)
+        layers[name] = Turned(weight.mT) if turned else weight
     rows = range(config.num_layers)
-    return Weights(once, tuple({n: w[i] for n, w in layers.items()} for i in rows))
+    return Weights(once, tuple(_part(layers, i) for i in rows))
+
+
+def _part(layers: dict[str, Any], i: int) -> dict[str, Any]:
+    return jax.tree.map(lambda weight: weight[i], layers)
 
 
 def logits(weights: Weights, hidden: jax.Array, config: ModelConfig) -> jax.Array:

@@ -17,6 +17,7 @@ from rljax.models.attention import attend
 from rljax.models.config import ModelConfig
 from rljax.models.layers import (
     gated_mlp,
+    product,
     project,
     rms_norm,
     rope_angles,
@@ -165,8 +166,7 @@ def logits(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
       [..., V], float32 at least.
     """
     matrix = unembedding(params, config)
-    wide = jnp.promote_types(hidden.dtype, jnp.float32)
-    found = jnp.matmul(hidden.astype(matrix.dtype), matrix, preferred_element_type=wide)
+    found = product(hidden, matrix, jax.tree.leaves(matrix)[0].dtype)
     return softcap(found, config.logit_softcap)
 
 
