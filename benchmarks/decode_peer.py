@@ -5,6 +5,7 @@ folder and then answers requests, one JSON object a line, so that its turns can 
 taken in between ours. It imports nothing of rljax and runs no code but this file.
 """
 
+import importlib
 import json
 import sys
 import time
@@ -13,7 +14,7 @@ import warnings
 
 def main() -> None:
     """Serves requests until there are no more."""
-    import torch
+    torch = importlib.import_module("torch")
     import transformers
 
     warnings.simplefilter("ignore")
@@ -30,10 +31,13 @@ def main() -> None:
         request = json.loads(line)
         try:
             run = {"generate": by_generate, "batch": by_generate_batch}[request["way"]]
-            start = time.perf_counter()
+            torch.set_num_threads(request.get("threads", threads))
+            start, cpu = time.perf_counter(), time.process_time()
             with torch.inference_mode():
                 lengths = run(model, request, compiled)
-            say({"seconds": time.perf_counter() - start, "lengths": lengths})
+            took = time.perf_counter() - start
+            cpu = time.process_time() - cpu
+            say({"seconds": took, "cpu": cpu, "lengths": lengths})
         except Exception as error:  # told to the benchmark, which prints it
             say({"error": f"{type(error).__name__}: {error}"[:300]})
 
@@ -45,8 +49,7 @@ def say(answer):
 
 def by_generate(model, request, compiled):
     """`generate`, a batch at a time, each as long as its longest text."""
-    import torch
-
+    torch = importlib.import_module("torch")
     lengths = []
     options = dict(
         do_sample=request["sample"], top_k=0, top_p=1.0, temperature=1.0,
