@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 
-.PHONY: help setup quickstart test parity check bench clean
+.PHONY: help setup quickstart test parity check bench peers clean
 
 help:
 	@echo "make quickstart   set up, then watch a language-model policy learn (minutes)"
@@ -11,6 +11,7 @@ help:
 	@echo "make parity       set up .venv-parity with PyTorch, then compare with transformers"
 	@echo "make check        style and types only"
 	@echo "make bench        every benchmark, tables and JSON in runs/bench"
+	@echo "make peers        set up what generation is compared with, in .venv-peers"
 
 setup: .venv/ready
 
@@ -58,9 +59,18 @@ parity: .venv-parity/ready
 
 bench: setup
 	@mkdir -p runs/bench
-	@for name in scoring losses replay playground loop loading; do \
+	@for name in scoring losses replay playground loop loading decode; do \
 	  $(RUN) benchmarks.$$name --json=runs/bench/$$name.json || exit 1; \
 	done
 
+peers: .venv-peers/ready
+
+.venv-peers/ready:
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/pip install --quiet --disable-pip-version-check --retries 1 \
+	  --extra-index-url $(TORCH_INDEX) $(TORCH)
+	@.venv-peers/bin/pip install --quiet --disable-pip-version-check 'transformers>=5.0' accelerate psutil
+	@touch .venv-peers/ready
+
 clean:
-	rm -rf .venv .venv-parity build *.egg-info
+	rm -rf .venv .venv-parity .venv-peers build *.egg-info

@@ -108,7 +108,7 @@ def _generate(given, model, tokens, params: Params, prompt: np.ndarray) -> None:
         longest=given.max_tokens, prefill=1, free=1,
     )  # fmt: skip
     stop_ids = model.eos_ids or (tokens.eos_token_id,)
-    keep = Truncation(given.top_k, given.top_p, given.min_p)
+    keep = Truncation(top_k=given.top_k, top_p=given.top_p, min_p=given.min_p)
     found = decode.make(model.config, settings, stop_ids, keep).generate(
         params, [prompt], jax.random.key(given.seed)[None],
         samples=given.samples, limits=[given.max_tokens],

@@ -17,7 +17,7 @@ import numpy as np
 from rljax.models import lora
 from rljax.models.block import Angles, block, normalize
 from rljax.models.config import ModelConfig
-from rljax.models.layers import rope_angles, rope_frequencies, softcap
+from rljax.models.layers import product, rope_angles, rope_frequencies, softcap
 from rljax.types import Params
 
 View = tuple[Angles | None, jax.Array]  # what a layer turns by, and its mask
@@ -58,7 +58,7 @@ class Decoder(nn.Module):
         layers |= {name: self.get_variable("params", name) for name in beside}
         x = embed(top, ids, positions, config)
         # For layers that see all, and, if there are any, for those with a window.
-        views = _views(positions, mask, config)
+        seen = views(positions, positions, mask, config)
         step = functools.partial(block, config=config)
         if config.remat:
             step = jax.checkpoint(step, static_argnums=4, prevent_cse=False)
@@ -72,9 +72,9 @@ class Decoder(nn.Module):
 
             def body(x, layer_slides):
                 layer, slides = layer_slides
-                view: View = views[0]
-                if views[1:]:
-                    view = jax.tree.map(lambda a, b: jnp.where(slides, b, a), *views)
+                view: View = seen[0]
+                if seen[1:]:
+                    view = jax.tree.map(lambda a, b: jnp.where(slides, b, a), *seen)
                 return step(layer, x, view[0], view[1], 0), None
 
             x, _ = jax.lax.scan(body, x, (below, slides))
@@ -82,10 +82,10 @@ class Decoder(nn.Module):
             count = last
             for i in range(last):
                 layer = {name: weight[i] for name, weight in layers.items()}
-                x = step(layer, x, *views[i in config.window_layers], 0)
+                x = step(layer, x, *seen[i in config.window_layers], 0)
         if count == last:
             layer = {name: weight[last] for name, weight in layers.items()}
-            view = views[last in config.window_layers]
+            view = seen[last in config.window_layers]
             x = step(layer, x, *view, first_output)
         else:
             x = x[:, first_output:]
@@ -155,6 +155,19 @@ class Decoder(nn.Module):
         return top
 
 
+# What is not a layer's: a scan over layers, or a loop, leaves these alone.
+_ONCE = frozenset(
+    """
+    embedding position_embedding unembedding final_norm final_norm_bias
+    """.split()
+)
+
+
+def layers_of(params: Params) -> dict[str, jax.Array]:
+    """The parameters that every layer has a part of, on their leading axis."""
+    return {name: weight for name, weight in params.items() if name not in _ONCE}
+
+
 def embed(
     params: Params, ids: jax.Array, positions: jax.Array, config: ModelConfig
 ) -> jax.Array:
@@ -221,8 +234,7 @@ def logits(params: Params, hidden: jax.Array, config: ModelConfig) -> jax.Array:
       [..., V], float32 at least.
     """
     matrix = unembedding(params, config)
-    wide = jnp.promote_types(hidden.dtype, jnp.float32)
-    found = jnp.matmul(hidden.astype(matrix.dtype), matrix, preferred_element_type=wide)
+    found = product(hidden, matrix, jax.tree.leaves(matrix)[0].dtype)
     return softcap(found, config.logit_softcap)
 
 
@@ -239,12 +251,21 @@ def unembedding(params: Params, config: ModelConfig) -> jax.Array:
     return params["embedding"].T if config.tied_embedding else params["unembedding"]
 
 
-def _views(
-    positions: jax.Array, mask: jax.Array, config: ModelConfig
+def views(
+    positions: jax.Array, of_keys: jax.Array, mask: jax.Array, config: ModelConfig
 ) -> tuple[View, ...]:
     """Angles and mask of layers that see all, and, if there are any, of the others.
 
     Distance is that of positions, so a trie's node counts from its depth.
+
+    Args:
+      positions: int32 [B, T], of queries; the angles are theirs.
+      of_keys: int32 [B, S].
+      mask: bool [B, T, S].
+      config: the decoder's settings.
+
+    Returns:
+      One or two pairs of angles and mask.
     """
     c = config
     if c.learned_positions and c.window is None:
@@ -253,7 +274,7 @@ def _views(
     angles = rope_angles(positions, turns)
     if c.window is None:
         return ((angles, mask),)
-    near = mask & (positions[:, :, None] - positions[:, None] < c.window)
+    near = mask & (positions[:, :, None] - of_keys[:, None] < c.window)
     if c.local_rope_theta is None:
         return (angles, mask), (angles, near)
     local = rope_angles(positions, rope_frequencies(c.head_dim, c.local_rope_theta))

@@ -4,12 +4,21 @@ Pure functions of arrays. D width, T tokens, K heads, F inner size of the MLP.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rljax.models.config import RopeScaling
+
+FEW = 64  # rows up to which a turned matrix comes first in a product
+
+
+class Turned(NamedTuple):
+    """A matrix W kept as its transpose, for `project` of few rows."""
+
+    rows: jax.Array  # [O, I]
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
@@ -57,24 +66,39 @@ def layer_norm(
     return rms_norm(centred, scale, eps) + bias.astype(wide)
 
 
-def project(x: jax.Array, weight: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """x W in `dtype`, summed in float32 at least.
+def project(x: jax.Array, weight: jax.Array | Turned, dtype: jnp.dtype) -> jax.Array:
+    """x W in `dtype`, summed in float32 at least; see `product`."""
+    return product(x, weight, dtype).astype(dtype)
+
+
+def product(x: jax.Array, weight: jax.Array | Turned, dtype: jnp.dtype) -> jax.Array:
+    """x W with both factors in `dtype`, in float32 at least.
 
     The leading axes are merged: on CPU a product of two matrices is faster than a
     contraction of more axes.
 
     Args:
       x: [..., I].
-      weight: [I, O].
-      dtype: type of both factors and of the result.
+      weight: [I, O]. On CPU one turned is faster where `x` has few rows: then these
+        are what is packed anew for every product, and not the matrix.
+      dtype: type of both factors.
 
     Returns:
-      [..., O] in `dtype`.
+      [..., O].
     """
     rows = x.reshape(-1, x.shape[-1]).astype(dtype)
     wide = jnp.promote_types(dtype, jnp.float32)
-    out = jnp.matmul(rows, weight.astype(dtype), preferred_element_type=wide)
-    return out.astype(dtype).reshape(*x.shape[:-1], weight.shape[-1])
+    if isinstance(weight, Turned) and len(rows) <= FEW:
+        both_last = (((1,), (1,)), ((), ()))
+        out = jax.lax.dot_general(
+            weight.rows.astype(dtype), rows, both_last, preferred_element_type=wide
+        )
+        # Without the barrier the compiler puts the factors the other way round.
+        out = jax.lax.optimization_barrier(out).T
+    else:
+        matrix = weight.rows.T if isinstance(weight, Turned) else weight
+        out = jnp.matmul(rows, matrix.astype(dtype), preferred_element_type=wide)
+    return out.reshape(*x.shape[:-1], out.shape[-1])
 
 
 def rope_frequencies(
