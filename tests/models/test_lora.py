@@ -13,7 +13,7 @@ from rljax.models import lora
 from tests.models.test_decoder import VARIANTS, apply, random_input, random_params
 
 ALL = lora.LoraConfig(rank=2, alpha=6.0)
-SOME = lora.LoraConfig(rank=3, alpha=3.0, targets=("v_proj", "up_proj"))
+SOME = lora.LoraConfig(rank=3, alpha=4.5, targets=("v_proj", "up_proj"))
 FIRST = 2  # first position whose hidden state is read
 
 
