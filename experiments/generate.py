@@ -17,11 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rljax.policy.truncate import Truncation
 
 from rljax.models import loading
 from rljax.models.encdec_config import EncDecConfig
 from rljax.policy import decode, networks
+from rljax.policy.truncate import Truncation
 from rljax.text import batch, chat, trie
 from rljax.text import tokenizer as tokenizers
 from rljax.types import Params, Tokens
