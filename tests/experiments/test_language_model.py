@@ -11,10 +11,9 @@ from experiments import convert, language_model, playground, run, sac_glam
 from experiments.border import ConfigError
 from experiments.configs.sac_glam import get_config
 from rljax.agents import ppo_glam
-from rljax.models import hf_folder, loading, lora, peft_folder
+from rljax.models import families_t5, hf_folder, loading, lora, peft_folder
 from rljax.models.config import ModelConfig
 from rljax.policy import networks
-from rljax.text import tokenizer as tokenizers
 from rljax.training import checkpoint
 from tests.models import golden_t5
 
@@ -137,19 +136,24 @@ def test_types_of_weights_and_activations(folder):
     assert {x.dtype for x in jax.tree.leaves(task.start())} == {jnp.dtype("bfloat16")}
 
 
-def test_a_t5_folder_is_opened_and_written(words, tmp_path):
+def test_a_t5_learns_and_is_written(words, tmp_path):
     """Tiny random weights, since no T5 installs without a hub."""
-    config, params = golden_t5.read("t5_gated")
     values, _ = golden_t5.file_of("t5_gated")
-    if len(words) > config.vocab_size:
-        words = tokenizers.word_level([f"w{i}" for i in range(40)])
+    values |= {"vocab_size": len(words), "scale_decoder_outputs": True}
+    config = families_t5.config_of(values)
+    start = networks.make_encdec(config, words.eos_token_id, (4,)).init_trunk
+    params = start(jax.random.key(3))
     hf_folder.save(tmp_path / "t5", params, config, words, values)
-    model = loading.open_model(tmp_path / "t5")
-    equal(loading.load_params(model), params)
-    chosen = language_model.choose(settings(tmp_path / "t5"), lambda: ())
-    assert chosen.config == config and chosen.weights is not None
+    equal(loading.load_params(loading.open_model(tmp_path / "t5")), params)
     with pytest.raises(ConfigError, match="lora.rank is 2: it must be 0 for an enc"):
         language_model.choose(settings(tmp_path / "t5", rank=2), lambda: ())
+    sac_glam.main(settings(tmp_path / "t5"), str(tmp_path / "run"))
+    convert.convert(str(tmp_path / "run"), str(tmp_path / "out"))
+    learnt = loading.load_params(loading.open_model(tmp_path / "out"))
+    at = checkpoint.updates(tmp_path / "run" / "checkpoints")[-1]
+    saved = checkpoint.read_params(tmp_path / "run" / "checkpoints", at)["actor"]
+    equal(learnt, saved)
+    assert all(np.any(learnt[name] != params[name]) for name in params)
 
 
 @pytest.mark.parametrize(

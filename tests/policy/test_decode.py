@@ -49,6 +49,15 @@ VARIANTS = {
     "qwen3": dataclasses.replace(PLAIN, qk_norm=True, num_kv_heads=4),
     "mistral": dataclasses.replace(PLAIN, window=4, window_layers=(0, 1, 2)),
     "gemma": GEMMA,
+    "gpt2": dataclasses.replace(
+        PLAIN,
+        num_kv_heads=4,
+        learned_positions=True,
+        layer_norm=True,
+        gated_mlp=False,
+        qkv_bias=True,
+        output_biases=True,
+    ),
     "one_layer": dataclasses.replace(PLAIN, num_layers=1, num_kv_heads=1),
 }
 SETTINGS = Settings(slots=4, prompts=(4, 9), longest=40, prefill=3, free=2, check=5)
