@@ -16,6 +16,7 @@ from rljax.models.decoder import last_layers
 from rljax.policy import networks
 from rljax.text import trie
 from rljax.types import Commands, Tokens, Transition
+from tests.agents.on_devices import assert_eight_equal_one
 
 B, P, V = 2, 4, 24
 SMALL = ModelConfig(
@@ -43,13 +44,18 @@ def base_of(config=SMALL):
     return nets(config, None).init_trunk(jax.random.key(7))
 
 
-def prompts(seed=0):
-    return jnp.asarray(np.random.default_rng(seed).integers(0, V, (B, P)), jnp.int32)
+def prompts(seed=0, many=1):
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.integers(0, V, (B * many, P)), jnp.int32)
 
 
-def sac_batch():
-    reward, discount = jnp.array([1.0, 0.0]), jnp.array([0.0, 0.9])
-    return Transition(prompts(), jnp.array([0, 2]), reward, discount, prompts(1))
+def sac_batch(size=B):
+    many = size // B
+    return Transition(
+        prompts(0, many), jnp.tile(jnp.array([0, 2]), many),
+        jnp.tile(jnp.array([1.0, 0.0]), many), jnp.tile(jnp.array([0.0, 0.9]), many),
+        prompts(1, many),
+    )  # fmt: skip
 
 
 def ppo_batch():
@@ -163,6 +169,14 @@ def test_memory_of_an_update_does_not_grow_with_the_base():
     many, aliased, _ = temporaries(6)
     assert (many - few) / 4 < 0.5 * layer
     assert aliased > 6 * layer  # donated, the base among it
+
+
+def test_eight_devices_equal_one():
+    def make(axis_name):
+        agent = sac_glam.make(nets(), read, SEPARATE, axis_name=axis_name)
+        return agent._replace(init=lambda key: agent.init(key, base_of()))
+
+    assert_eight_equal_one(make, sac_batch(16), updates=2)
 
 
 def test_a_whole_trunk_may_learn_in_its_last_layer_alone():
