@@ -95,8 +95,10 @@ def test_bfloat16_follows_float32(world, exact, precision):
     losses, pi, q, state = learn(world, **precision)
     their_losses, their_pi, their_q, _ = exact
     assert their_losses[-1] < 0.7 * their_losses[0]  # there is something to follow
-    np.testing.assert_allclose(losses, their_losses, rtol=0.05)
-    assert np.abs(pi - their_pi).max() < 0.1
-    assert np.abs(q - their_q).max() < 0.1
+    # Measured: 0.0014, 0.038, 0.022. Without float32 copies of the weights 0.02, 0.15,
+    # 0.044.
+    np.testing.assert_allclose(losses, their_losses, rtol=0.005)
+    assert np.abs(pi - their_pi).max() < 0.08
+    assert np.abs(q - their_q).max() < 0.04
     assert losses.dtype == np.float32
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.target))

@@ -1,8 +1,8 @@
-"""Adapters through PEFT and back: `python -m tests.parity.peft_roundtrip FOLDER..`.
+"""Adapters through PEFT and back: `python -m tests.parity.peft_roundtrip [FOLDER..]`.
 
 Needs torch, transformers and peft (the extra `parity`); each FOLDER holds the
-`config.json` and `model.safetensors` of a small model, with weights large enough that
-logits mean something. Compared, in float32:
+`config.json` and `model.safetensors` of a small model, by default the fixtures of the
+families that adapters are for. Compared, in float32:
 
 * an adapter written here, loaded by peft: logits with ours beside the base;
 * the same merged here, as weights of the plain decoder: logits with peft's;
@@ -22,6 +22,7 @@ import numpy as np
 
 from rljax.models import decoder, families, lora, peft_folder, pretrained
 from rljax.models.safetensors_files import files_of, tensors
+from tests.models import golden
 
 # In an environment of their own: see the extra `parity`.
 peft: Any = importlib.import_module("peft")
@@ -128,6 +129,10 @@ def check(folder: pathlib.Path) -> float:
 
 if __name__ == "__main__":
     jax.config.update("jax_default_matmul_precision", "highest")
-    found = max(check(pathlib.Path(name)) for name in sys.argv[1:])
+    folders = [
+        golden.ROOT / name for name in golden.names() if name != "gpt2"
+    ]  # no gate
+    given = [pathlib.Path(name) for name in sys.argv[1:]]
+    found = max(check(folder) for folder in given or folders)
     if not found <= LIMIT:
         sys.exit(f"logits differ by {found:.1e}, more than {LIMIT:.0e}")
