@@ -20,8 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.models import decoder, families, lora, peft_folder, pretrained
-from rljax.models.safetensors_files import files_of, tensors
+from rljax.models import decoder, families, lora, peft_folder
 from tests.models import golden
 
 # In an environment of their own: see the extra `parity`.
@@ -34,23 +33,6 @@ CASES = {
     "all": lora.LoraConfig(rank=4, alpha=6.0),
     "two": lora.LoraConfig(rank=3, alpha=3.0, targets=("v_proj", "down_proj")),
 }
-
-
-def base_of(folder, config):
-    """The weights of a folder as ours."""
-    one = jnp.zeros((1, 1), jnp.int32)
-    init = decoder.Decoder(config).init
-    shapes = jax.eval_shape(init, jax.random.key(0), one, one, one[None] == 0)["params"]
-    params = {name: np.full(x.shape, np.nan, np.float32) for name, x in shapes.items()}
-
-    def put(place, array):
-        whole = params[place.name]
-        target = whole if place.layer is None else whole[place.layer]
-        target[..., slice(*place.columns)] = array
-
-    found = (pair for path in files_of(folder) for pair in tensors(path))
-    pretrained.load(found, config, {k: v.shape for k, v in shapes.items()}, put)
-    return {name: jnp.asarray(x) for name, x in params.items()}
 
 
 def logits_of(params, ids, config):
@@ -90,7 +72,7 @@ def torch_logits(model, ids):
 def check(folder: pathlib.Path) -> float:
     """The largest difference of logits over all cases, printed."""
     config = families.config_of(json.loads((folder / "config.json").read_text()))
-    base = base_of(folder, config)
+    base = golden.params(folder, config)
     rng = np.random.default_rng(0)
     ids = jnp.asarray(rng.integers(0, config.vocab_size, (2, 9)), jnp.int32)
     worst = 0.0
