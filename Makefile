@@ -3,13 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 
-.PHONY: help setup quickstart test check bench clean
+.PHONY: help setup quickstart test parity check bench peers clean
 
 help:
 	@echo "make quickstart   set up, then watch a language-model policy learn (minutes)"
 	@echo "make test         set up, then check style and types and run all tests"
+	@echo "make parity       set up .venv-parity with PyTorch, then compare with transformers"
 	@echo "make check        style and types only"
 	@echo "make bench        every benchmark, tables and JSON in runs/bench"
+	@echo "make peers        set up what generation is compared with, in .venv-peers"
 
 setup: .venv/ready
 
@@ -31,11 +33,44 @@ check: setup
 test: check
 	@$(RUN) pytest
 
+# The version is pinned: it is what the fixtures were built with, and its CPU wheel is
+# a twentieth of the one with CUDA. TORCH_INDEX has it where the usual registry has not.
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PARITY := .venv-parity/bin
+
+.venv-parity/ready: pyproject.toml
+	@$(PYTHON) -m venv .venv-parity
+	@echo "setting up .venv-parity (once; PyTorch for CPU among others)"
+	@$(PARITY)/pip install --quiet --disable-pip-version-check --retries 1 --no-deps \
+	  --extra-index-url $(TORCH_INDEX) $(TORCH)
+	@$(PARITY)/pip install --quiet --disable-pip-version-check --editable '.[parity]'
+	@touch .venv-parity/ready
+
+# The fixtures built again, then every other script: folders and adapters we wrote,
+# opened by transformers and PEFT.
+parity: .venv-parity/ready
+	@for script in tests/parity/*.py; do \
+	  name=$$(basename $$script .py); \
+	  case $$name in build*) continue ;; esac; \
+	  echo "parity: $$name"; \
+	  JAX_PLATFORMS=cpu HF_HUB_OFFLINE=1 $(PARITY)/python -m tests.parity.$$name || exit 1; \
+	done
+
 bench: setup
 	@mkdir -p runs/bench
-	@for name in scoring losses replay playground loop; do \
+	@for name in scoring losses replay playground loop loading decode; do \
 	  $(RUN) benchmarks.$$name --json=runs/bench/$$name.json || exit 1; \
 	done
 
+peers: .venv-peers/ready
+
+.venv-peers/ready:
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/pip install --quiet --disable-pip-version-check --retries 1 \
+	  --extra-index-url $(TORCH_INDEX) $(TORCH)
+	@.venv-peers/bin/pip install --quiet --disable-pip-version-check 'transformers>=5.0' accelerate psutil
+	@touch .venv-peers/ready
+
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-parity .venv-peers build *.egg-info

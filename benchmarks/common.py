@@ -90,13 +90,21 @@ def growth(name: str, times: Times, ours: str, peer: str, target: float | None) 
 
 def parse_arguments(description: str) -> argparse.Namespace:
     """The flags every benchmark has: --json=FILE and --rounds=N."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--json", type=pathlib.Path, help="write the rows to this file")
-    parser.add_argument("--rounds", type=int, default=11, help="turns of each row")
-    arguments = parser.parse_args()
-    if arguments.rounds < 1:
-        parser.error(f"--rounds is {arguments.rounds}; it must be at least 1")
-    return arguments
+    return parser(description).parse_args()
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A parser of these flags, for a benchmark that has more."""
+    found = argparse.ArgumentParser(description=description)
+    found.add_argument("--json", type=pathlib.Path, help="write the rows to this file")
+    found.add_argument("--rounds", type=_rounds, default=11, help="turns of each row")
+    return found
+
+
+def _rounds(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 1")
+    return int(text)
 
 
 def finish(rows: Sequence[Row], json_path: pathlib.Path | None) -> None:

@@ -309,8 +309,8 @@ def one_sequence_each(networks: Networks, config: ModelConfig, eos_id: int) -> N
         return score.encode(model, trunk, prompts, rows(commands))
 
     def log_policy(trunk, hidden, commands):
-        matrix = decoder.unembedding(trunk, config)
-        scores = score.command_log_probs(matrix, hidden, rows(commands), eos_id)
+        logits = decoder.logits(trunk, hidden, config)
+        scores = score.command_log_probs(logits, rows(commands), eos_id)
         return score.log_policy(scores.reshape(commands.mask.shape), commands.mask)
 
     def q(head, hidden, commands):

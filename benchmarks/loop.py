@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks import common, host_loop
 from benchmarks.host_playground import Rules
-from experiments import playground
+from experiments import language_model, playground
 from experiments.border import typed
 from experiments.configs import sac_glam as configs
 from experiments.sac_glam import AGENT_LIMITS, ERRORS, LOOP_LIMITS, make_hindsight
@@ -188,7 +188,7 @@ def hosts(made: Setting) -> tuple[host_loop.HostLoop, host_loop.HostLoop]:
     """The host loop with tries, and with one sequence for every command."""
     task, config = made.task, made.config
     rules = Rules(worlds.world_a(), task.goals)
-    size = playground.SIZES[config.model.size](len(task.tokenizer))
+    size = language_model.SIZES[config.model.size](len(task.tokenizer))
     each = host_loop.one_sequence_each(task.networks, size, task.tokenizer.eos_token_id)
     agents = (
         made.make_agent(task.networks, host_loop.read_tries(task.env.sizes.trie_nodes)),

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rljax.models import decoder
+from rljax.models import block, decoder
 from rljax.models.attention import attend
 from rljax.models.config import ModelConfig
-from rljax.models.layers import rms_norm, rope_angles
+from rljax.models.layers import rms_norm, rope_angles, rope_frequencies
 from rljax.policy import score
 from rljax.text import trie
 from rljax.types import Commands, Params, Tokens
@@ -48,8 +48,8 @@ def packed_trie(states: States, config: ModelConfig, skip: bool = True) -> Score
         else:
             hidden = model.apply({"params": params}, *score.pack(prompt, tries))
             hidden = jnp.asarray(hidden)[:, prompt.ids.shape[1] - 1 :]
-        matrix = decoder.unembedding(params, config)
-        return score.command_log_probs(matrix, hidden, tries, states.eos_id)
+        logits = decoder.logits(params, jnp.asarray(hidden), config)
+        return score.command_log_probs(logits, tries, states.eos_id)
 
     return run
 
@@ -108,19 +108,17 @@ def cached_prompt(states: States, config: ModelConfig) -> Score:
         causal = jnp.tril(jnp.ones((p, p), bool)) & real[:, None]
         after = prompt.length[:, None, None] + jnp.arange(n)
         after = jnp.broadcast_to(after, (b, a, n)).reshape(b, a * n)
-        near = rope_angles(place, c.head_dim, c.rope_theta)
-        far = rope_angles(after, c.head_dim, c.rope_theta)
-        project = functools.partial(
-            decoder.queries_keys_values, first_output=0, config=c
-        )
+        turns = rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
+        near, far = rope_angles(place, turns), rope_angles(after, turns)
+        project = functools.partial(block.queries_keys_values, first_output=0, config=c)
 
         def step(carry, layer):
             x, y = carry
             q, k, v = project(layer, x, near)
-            x = decoder.finish(layer, x, attend(q, k, v, causal), c)
+            x = block.finish(layer, x, attend(q, k, v, causal), c)
             q, k_own, v_own = project(layer, y, far)
             attended = _attend_cache_and_row(q, (k, v), (k_own, v_own), real, n)
-            return (x, decoder.finish(layer, y, attended, c)), None
+            return (x, block.finish(layer, y, attended, c)), None
 
         embedding = params["embedding"]
         start = (embedding[prompt.ids], embedding[commands.ids.reshape(b, a * n)])

@@ -67,6 +67,16 @@ def require(holds: bool, key: str, value: Any, limit: str) -> None:
         raise ConfigError(f"config.{key} is {value!r}: it must be {limit}")
 
 
+def pick(table: Mapping[str, Any], name: str, key: str) -> Any:
+    """What a flag names.
+
+    Raises:
+      ConfigError: naming the key, the value and what it may be.
+    """
+    require(name in table, key, name, f"one of {', '.join(table)}")
+    return table[name]
+
+
 def typed(
     config: Mapping[str, Any] | config_dict.ConfigDict,
     cls: type[T],

@@ -9,38 +9,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import language_model
 from experiments.border import (
     AT_LEAST_ONE,
     POSITIVE,
     ConfigError,
     Limit,
+    pick,
     require,
-    typed,
 )
 from rljax.agents.base import Agent, Read
 from rljax.envs.base import Env, check_commands, reader
 from rljax.envs.playground import goals as goals_lib
 from rljax.envs.playground import make, pieces, recipes, render, worlds
-from rljax.models import config as model_config
-from rljax.policy import networks, score
+from rljax.policy import networks
 from rljax.rollout.unroll import environment_keys
 from rljax.text import rendering, tokenizer
-from rljax.training import evaluate, warm_start
+from rljax.training import evaluate
 from rljax.types import Key, PyTree
 
 # What a flag may name, and the function it stands for.
 WORLDS = {"a": worlds.world_a, "b": worlds.world_b}
-SIZES = {
-    "tiny": model_config.tiny,
-    "small": model_config.small,
-    "base": model_config.base,
-}
-READ_Q = {"path": score.q_of_path, "last_node": score.q_of_last_node}
-WARM_LIMITS = {
-    "updates": Limit(0),
-    "num_envs": AT_LEAST_ONE,
-    "learning_rate": POSITIVE,
-}
 SHARED_LIMITS = {
     "num_devices": Limit(0),
     "total_env_steps": AT_LEAST_ONE,
@@ -72,16 +61,12 @@ class Task(NamedTuple):
     read: Read
     splits: dict[str, np.ndarray]  # "train", "test" -> goals, int16 [M, 2]
     begin: Callable[[Key, jax.Array], PyTree]  # keys, goals [M, 2] -> states [M, ...]
-
-
-def pick(table: dict[str, Any], name: str, key: str) -> Any:
-    """What a flag names.
-
-    Raises:
-      ConfigError: naming the key, the value and what it may be.
-    """
-    require(name in table, key, name, f"one of {', '.join(table)}")
-    return table[name]
+    # () -> the weights beside which trunks are adapters, loaded anew at each call; the
+    # same bits whenever the config is the same. None where trunks are whole.
+    frozen: Callable[[], PyTree] | None = None
+    # () -> the weights a whole trunk starts from; None where they are drawn.
+    start: Callable[[], PyTree] | None = None
+    model: language_model.LanguageModel | None = None
 
 
 def make_task(config: Any, command_filter: make.CommandFilter | None = None) -> Task:
@@ -109,7 +94,10 @@ def make_task(config: Any, command_filter: make.CommandFilter | None = None) -> 
         config.env.history,
         sequences=config.env.sequences,
     )
-    tokens = _tokens(config, lambda: render.vocabulary(world, goals, layout))
+    model = language_model.choose(
+        config, lambda: render.vocabulary(world, goals, layout)
+    )
+    tokens = model.tokenizer
     kind = goals_lib.every if config.env.sequences else goals_lib.singles
     splits = {"train": kind(goals, True), "test": kind(goals, False)}
     try:
@@ -126,39 +114,22 @@ def make_task(config: Any, command_filter: make.CommandFilter | None = None) -> 
             history=config.env.history,
             sequences=config.env.sequences,
             command_filter=command_filter,
+            frame=model.frame,
         )
     except tokenizer.UnknownWordError as error:
         raise ConfigError(f"config.model.tokenizer: {error}") from error
     except ValueError as error:
         raise ConfigError(f"config.env: {error}") from error
-    policy = _policy(config, tokens, env)
-
     begin = jax.jit(jax.vmap(env.begin))
-    task = Task(env, goals, tokens, policy, reader(env), splits, begin)
+    frozen, start = model.weights, None
+    if model.adapter is None:
+        frozen, start = None, model.weights
+    task = Task(
+        env, goals, tokens, language_model.make_networks(config, model, env),
+        reader(env), splits, begin, frozen, start, model,
+    )  # fmt: skip
     _check(task)
     return task
-
-
-def _tokens(config: Any, words: Callable[[], Any]) -> Any:
-    """The tokenizer of a folder, or of the world's own words."""
-    if not config.model.tokenizer:
-        return tokenizer.word_level(words())
-    try:
-        return tokenizer.load(config.model.tokenizer)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"config.model.tokenizer: {error}") from error
-
-
-def _policy(config: Any, tokens: Any, env: Env) -> networks.Networks:
-    """The model of the config, warm where that says so."""
-    size = pick(SIZES, config.model.size, "model.size")(len(tokens))
-    widths = (config.model.head_width, config.model.head_width)
-    read_q = pick(READ_Q, config.model.read_q, "model.read_q")
-    policy = networks.make(
-        size, tokens.eos_token_id, widths, config.model.head_std, read_q
-    )
-    warm = typed(config.warm_start, warm_start.Config, WARM_LIMITS, "warm_start")
-    return warm_start.warm_start(policy, env, tokens.eos_token_id, warm)
 
 
 def _check(task: Task) -> None:

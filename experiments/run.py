@@ -1,12 +1,12 @@
 """What every training experiment does around its compiled program."""
 
+import dataclasses
 import errno
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import border, episodes, playground
@@ -46,7 +46,7 @@ def parallel_of(config: Any) -> devices.Parallel:
       ConfigError: for an unknown way, more devices than there are, or a number of
         them with jit.
     """
-    make = playground.pick(PARALLEL, config.parallel, "parallel")
+    make = border.pick(PARALLEL, config.parallel, "parallel")
     border.require(
         config.parallel != "jit" or config.num_devices in (0, 1),
         "num_devices", config.num_devices, "0 or 1 with config.parallel=jit",
@@ -80,17 +80,30 @@ def train(
     init = _initialiser(config, parallel, method)
     needed = config.log.keep_checkpoints + 1
     needed *= checkpoint.state_bytes(jax.eval_shape(init))
+    # Frozen weights are in no checkpoint: the run's record says which they were, and a
+    # resume with others is refused like any other setting that differs.
+    frozen = [] if task.frozen is None else [task.frozen()]
+    record = config.to_dict()
+    if frozen:
+        record["frozen"] = checkpoint.digest(frozen[0])
     place = workdir.open_workdir(
-        folder, config.to_dict(), border.parse_resume(config.resume), MAY_DIFFER, needed
+        folder, record, border.parse_resume(config.resume), MAY_DIFFER, needed
     )
+
+    def with_frozen(state: PyTree) -> PyTree:
+        shared, local = state  # taken out of the list: the state alone holds them
+        return (dataclasses.replace(shared, frozen=frozen.pop()), local)
+
+    def without_frozen(state: PyTree) -> PyTree:
+        return (dataclasses.replace(state[0], frozen=None), state[1])
+
+    restore = _restorer(config, parallel, make_method)
+    put_back = with_frozen if frozen else lambda state: state
     agent, scenes = method.agent, config.eval
     evaluation = playground.make_evaluation(
         task, agent, scenes.seed, max(scenes.scenes, scenes.final_scenes)
     )
     step = parallel.compile(method.program)
-    # Random play takes parameters and does not heed them.
-    shapes = jax.eval_shape(lambda: agent.params(init()[0]))
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def iterate(state: PyTree) -> tuple[PyTree, Metrics]:
         shared, local, told = step(*state)
@@ -100,17 +113,19 @@ def train(
         return agent.params(state[0])
 
     program = loop.Program(
-        init=init,
+        init=lambda: put_back(init(task.start and task.start())),
         iterate=iterate,
         evaluate=lambda state, final, pause: evaluation.policy(
             params(state), scenes.final_scenes if final else scenes.scenes, pause
         ),
-        evaluate_random=lambda pause: evaluation.random(
-            nothing, scenes.final_scenes, pause
+        # Takes parameters and does not heed them.
+        evaluate_random=lambda state, pause: evaluation.random(
+            params(state), scenes.final_scenes, pause
         ),
         check=lambda state, row: _check_stuck(task, parallel.num_devices, state, row),
         dump=_dump,
-        restore=_restorer(config, parallel, make_method),
+        restore=lambda read, meta: put_back(restore(read, meta)),
+        kept=without_frozen,
         devices=parallel.num_devices,
     )
     try:
@@ -137,13 +152,13 @@ def _keep_compiled() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def _initialiser(config, parallel, method) -> Callable[[], PyTree]:
-    """() -> the whole state before the first step."""
+def _initialiser(config, parallel, method) -> Callable[..., PyTree]:
+    """(trunk or None) -> the whole state before the first step."""
 
-    def init():
+    def init(trunk=None):
         agent_key, local_key = jax.random.split(jax.random.key(config.seed))
         local = parallel.spread(lambda index: method.init_local(local_key, index))
-        return method.agent.init(agent_key), local
+        return method.agent.init(agent_key, trunk=trunk), local
 
     return jax.jit(init)
 

@@ -65,7 +65,7 @@ def main(config: Any, workdir: str) -> None:
     """Runs what the config says."""
     agent_config = border.typed(config.agent, sac_glam.Config, AGENT_LIMITS, "agent")
     loop_config = border.typed(config.loop, off_policy.Config, LOOP_LIMITS, "loop")
-    error = playground.pick(ERRORS, config.critic_error, "critic_error")
+    error = border.pick(ERRORS, config.critic_error, "critic_error")
     task = playground.make_task(config)
     _check(config, agent_config, loop_config, error, task)
     how = make_hindsight(config, loop_config, task)
@@ -103,8 +103,8 @@ def make_hindsight(
     how = config.hindsight
     known = how.her_k is not None
     require(known and how.her_k >= 1, "hindsight.her_k", how.her_k, "at least 1")
-    strategy = playground.pick(STRATEGIES, how.strategy, "hindsight.strategy")
-    choice = playground.pick(CHOICES, how.choice, "hindsight.choice")
+    strategy = border.pick(STRATEGIES, how.strategy, "hindsight.strategy")
+    choice = border.pick(CHOICES, how.choice, "hindsight.choice")
     if loop_config.her_ratio == 0:
         return None
     goals, pairs = task.goals, None

@@ -5,7 +5,7 @@ Two methods compared on the same scale read the same block from here.
 
 from ml_collections import config_dict
 
-SCALES = ("smoke", "quickstart", "playground", "paper")
+SCALES = ("smoke", "quickstart", "playground", "paper", "smollm2", "flan_t5")
 
 
 def shared(scale: str) -> config_dict.ConfigDict:
@@ -30,11 +30,27 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.env.sequences = False  # goals "Grow x then grasp y" too
 
     config.model = config_dict.ConfigDict()
-    config.model.size = "tiny"
+    # A Hugging Face folder, a .gguf or llama2.c .bin file, or smollm2; empty: a model
+    # of `size`, from random weights.
+    config.model.path = ""
+    config.model.size = "tiny"  # or small, base; not read where there is a path
+    config.model.param_dtype = ""  # float32, bfloat16; empty: the model's own
+    config.model.dtype = ""  # of activations, the same
+    config.model.remat = False  # of a model with a path: less memory, more time
+    config.model.chat = False  # prompts inside the tokenizer's chat template
     config.model.tokenizer = ""  # a Hugging Face folder; empty: words of the world
     config.model.head_width = 128  # of the Q or V head
     config.model.read_q = "path"  # Q of a command: from all its tokens, or last_node
     config.model.head_std = 0.5  # of its last layer's first weights, over sqrt(fan-in)
+
+    # Adapters beside the frozen weights of model.path; rank 0: the whole model learns.
+    config.lora = config_dict.ConfigDict()
+    config.lora.rank = 0
+    config.lora.alpha = 32.0  # the correction is times alpha / rank
+    config.lora.targets = (
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    )
 
     # Pretraining on text from random play, before learning; 0 updates: none.
     config.warm_start = config_dict.ConfigDict()
@@ -73,4 +89,22 @@ def shared(scale: str) -> config_dict.ConfigDict:
         # Of PPO-GLAM; SAC-GLAM's later code counts 500,000 episodes. It shows the
         # policy no earlier commands, which sequences need here: `history` stays.
         config.total_env_steps = 1_500_000
+    if scale in ("smollm2", "flan_t5"):
+        # For an accelerator: on two CPU cores an update takes minutes.
+        config.env.num_objects = 5
+        config.total_env_steps = 20_000
+        config.model.dtype = "bfloat16"
+        config.model.read_q = "last_node"  # which has read the whole command
+        config.eval.every_env_steps = 2_000
+        config.eval.scenes = 32
+        config.eval.final_scenes = 64
+        config.log.checkpoint_every_updates = 200
+    if scale == "smollm2":
+        config.model.path = "smollm2"
+        config.model.param_dtype = "bfloat16"  # of what is frozen; adapters are float32
+        config.model.chat = True
+        config.model.remat = True
+        config.lora.rank = 16
+    if scale == "flan_t5":
+        config.model.path = "flan-t5"  # a folder: there is no T5 that pip installs
     return config

@@ -59,4 +59,9 @@ def get_config(scale: str = "quickstart") -> config_dict.ConfigDict:
         config.loop.num_envs = 32
         config.loop.rollout_steps = 40
         config.loop.minibatch_size = 64
+    if scale in ("smollm2", "flan_t5"):
+        config.agent.learning_rate = 3e-4
+        config.agent.entropy_weight = 0.01
+        config.loop.num_envs = 16
+        config.loop.minibatch_size = 16
     return config

@@ -5,7 +5,8 @@
 
 Scales: `:smoke` (seconds), `:quickstart` (four minutes on two cores), `:playground`
 (single goals and sequences, 8 objects), `:paper` (hyperparameters of the authors' own
-later code, the nearest to the paper's that is public).
+later code, the nearest to the paper's that is public), `:smollm2` (adapters beside
+SmolLM2-135M-Instruct), `:flan_t5` (a T5 from --config.model.path).
 """
 
 from ml_collections import config_dict
@@ -99,4 +100,17 @@ def get_config(scale: str = "quickstart") -> config_dict.ConfigDict:
         config.loop.min_size = 256
         config.loop.random_steps = 0
         config.loop.gamma = 0.99
+    if scale in ("smollm2", "flan_t5"):
+        config.agent.learning_rate = 3e-4
+        # Adapters of policy, critic and slow copies beside one frozen base; or, in T5,
+        # a trunk for each.
+        config.agent.shared_trunk = False
+        config.agent.actor_weight = 1.0
+        config.agent.warmup_updates = 100  # a language model has something to lose
+        config.loop.num_envs = 16
+        config.loop.updates_per_iteration = 1
+        config.loop.iterations_per_call = 1
+        config.loop.batch_size = 16
+        config.loop.min_size = 256
+        config.loop.random_steps = 512
     return config

@@ -28,7 +28,10 @@ class Agent(NamedTuple):
     """An agent as functions; settings are closed over.
 
     Attributes:
-      init: key -> State.
+      init: (key, frozen=None, trunk=None) -> State. `frozen`, the weights beside which
+        the networks learn an adapter, stays in the state as it is; `trunk` is where the
+        trunks start, drawn by the networks unless given. Pass them as arguments where
+        this is jitted: closed over they become constants of the program.
       act: (params, observations [B], keys [B], temperature []) -> Action. A key per
         observation, so that a choice does not depend on how a batch is split.
         Temperature 1 samples from the policy, 0 is greedy, inf uniform over the
@@ -37,7 +40,7 @@ class Agent(NamedTuple):
       params: State -> what `act` needs.
     """
 
-    init: Callable[[Key], PyTree]
+    init: Callable[..., PyTree]
     act: Callable[[Params, Observation, Key, jax.typing.ArrayLike], Action]
     update: Callable[[PyTree, PyTree], tuple[PyTree, Metrics]]
     params: Callable[[PyTree], Params]
@@ -46,17 +49,29 @@ class Agent(NamedTuple):
 NONFINITE_LIMIT = 10  # skipped updates in a row after which a run should stop
 
 
+def with_frozen(params: Params, frozen: Params | None) -> Params:
+    """What `act` needs: what is learnt, and the frozen weights where there are any."""
+    return params if frozen is None else {**params, "frozen": frozen}
+
+
 def count_update(old: PyTree, new: PyTree, finite: jax.Array) -> PyTree:
     """The state after an update, counted; the one before it where it is not finite.
 
     Args:
-      old: state before, with the counts `updates`, `skipped` and `skipped_in_row`.
+      old: state before, with the counts `updates`, `skipped` and `skipped_in_row`, and
+        `frozen`.
       new: state after, its counts untouched.
       finite: whether losses and gradients are, bool [], the same on every device.
     """
-    kept, refused = optimizers.skip_nonfinite(old, new, finite)
+    # What is frozen is handed on and never chosen between: that could copy it.
+    kept, refused = optimizers.skip_nonfinite(
+        dataclasses.replace(old, frozen=None),
+        dataclasses.replace(new, frozen=None),
+        finite,
+    )
     return dataclasses.replace(
         kept,
+        frozen=old.frozen,
         updates=old.updates + 1,
         skipped=old.skipped + refused,
         # Once at the limit it stays, so that the host sees it after the call.

@@ -20,14 +20,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rljax.agents.base import Action, Agent, Read, count_update
+from rljax.agents.base import Action, Agent, Read, count_update, with_frozen
 from rljax.losses import policy_gradient, returns
 from rljax.losses.masked import whiten
 from rljax.optim import optimizers
 from rljax.policy.networks import Networks
 from rljax.policy.sample import sample_commands
 from rljax.rollout.unroll import Trajectory, merge_leading
-from rljax.types import Key, Metrics, Observation, Params
+from rljax.types import Key, Metrics, Observation, Params, PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,8 @@ class State:
       updates: int32 [], updates taken, skipped ones included.
       skipped: int32 [], updates skipped because a loss or gradient was not finite.
       skipped_in_row: int32 [], the present run of those.
+      frozen: the weights beside which trunks are adapters, once for all of them and
+        never changed; None where trunks are whole.
     """
 
     params: Params
@@ -64,6 +66,7 @@ class State:
     updates: jax.Array
     skipped: jax.Array
     skipped_in_row: jax.Array
+    frozen: Params | None = None
 
 
 class Batch(NamedTuple):
@@ -88,7 +91,11 @@ class _Parts(NamedTuple):
 
 
 def make(
-    networks: Networks, read: Read, config: Config, axis_name: str | None = None
+    networks: Networks,
+    read: Read,
+    config: Config,
+    axis_name: str | None = None,
+    trainable: PyTree = None,
 ) -> Agent:
     """The agent's functions; `update` takes a `Batch`, one minibatch of one epoch.
 
@@ -97,16 +104,20 @@ def make(
       read: observations [B] -> prompts and tries.
       config: settings.
       axis_name: mapped axis that `update` sums over, if there is one.
+      trainable: which of `State.params` learn, as `optimizers.only` takes it; None for
+        all of them.
     """
     optimizer = optimizers.adam(
         config.learning_rate, config.max_grad_norm, epsilon=config.adam_epsilon
     )
+    if trainable is not None:
+        optimizer = optimizers.only(optimizer, trainable)
     parts = _Parts(networks, read, config, axis_name, optimizer)
     return Agent(
         init=functools.partial(_init, parts),
         act=functools.partial(_act, parts),
         update=functools.partial(_update, parts),
-        params=lambda state: state.params,
+        params=lambda state: with_frozen(state.params, state.frozen),
     )
 
 
@@ -141,9 +152,15 @@ def to_batch(
     return merge_leading(batch)
 
 
-def _init(parts: _Parts, key: Key) -> State:
+def _init(
+    parts: _Parts,
+    key: Key,
+    frozen: Params | None = None,
+    trunk: Params | None = None,
+) -> State:
     trunk_key, v_key = jax.random.split(key)
-    trunk = parts.networks.init_trunk(trunk_key)
+    if trunk is None:
+        trunk = parts.networks.init_trunk(trunk_key)
     params = {"actor": trunk, "v": parts.networks.init_v(v_key)}
     return State(
         params=params,
@@ -151,16 +168,18 @@ def _init(parts: _Parts, key: Key) -> State:
         updates=jnp.int32(0),  # three buffers: the same one cannot be donated twice
         skipped=jnp.int32(0),
         skipped_in_row=jnp.int32(0),
+        frozen=frozen,
     )
 
 
 def _evaluate(
-    parts: _Parts, params: Params, obs: Observation
+    parts: _Parts, frozen: Params | None, params: Params, obs: Observation
 ) -> tuple[jax.Array, jax.Array]:
     """log pi [B, A] and V [B]."""
     prompt, trie = parts.read(obs)
-    hidden = parts.networks.encode(params["actor"], prompt, trie)
-    log_pi = parts.networks.log_policy(params["actor"], hidden, trie)
+    weights = parts.networks.join(frozen, params["actor"])
+    hidden = parts.networks.encode(weights, prompt, trie)
+    log_pi = parts.networks.log_policy(weights, hidden, trie)
     return log_pi, parts.networks.v(params["v"], hidden)
 
 
@@ -171,17 +190,21 @@ def _act(
     keys: Key,
     temperature: jax.typing.ArrayLike = 1.0,
 ) -> Action:
-    log_pi, value = _evaluate(parts, params, obs)
+    log_pi, value = _evaluate(parts, params.get("frozen"), params, obs)
     command = sample_commands(log_pi, keys, temperature)
     return Action(command, log_pi, value, q=None)
 
 
 def _loss(
-    params: Params, parts: _Parts, batch: Batch, entropy_weight: jax.Array
+    params: Params,
+    parts: _Parts,
+    frozen: Params | None,
+    batch: Batch,
+    entropy_weight: jax.Array,
 ) -> tuple[jax.Array, Metrics]:
     config, axis_name = parts.config, parts.axis_name
     mask = jnp.ones(batch.action.shape, bool)
-    log_pi, value = _evaluate(parts, params, batch.obs)
+    log_pi, value = _evaluate(parts, frozen, params, batch.obs)
     taken = jnp.take_along_axis(log_pi, batch.action[:, None], axis=-1)[:, 0]
     policy = policy_gradient.ppo_policy_loss(
         taken, batch.log_pi, batch.advantage, mask, config.clip, axis_name=axis_name
@@ -203,7 +226,9 @@ def _update(parts: _Parts, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One optimiser step; a non-finite one is skipped and counted."""
     config = parts.config
     weight = config.entropy_weight * jnp.exp(-config.entropy_decay * state.updates)
-    grads, metrics = jax.grad(_loss, has_aux=True)(state.params, parts, batch, weight)
+    grads, metrics = jax.grad(_loss, has_aux=True)(
+        state.params, parts, state.frozen, batch, weight
+    )
     if parts.axis_name is not None:
         grads, metrics = jax.lax.psum((grads, metrics), parts.axis_name)
     grad_norm = optax.tree.norm(grads)

@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rljax.agents.base import Action, Agent, Read, count_update
+from rljax.agents.base import Action, Agent, Read, count_update, with_frozen
 from rljax.losses import sac, soft_bellman
 from rljax.losses.masked import masked_mean
 from rljax.optim import optimizers
@@ -78,6 +78,8 @@ class State:
       updates: int32 [], updates taken, skipped ones included.
       skipped: int32 [], updates skipped because a loss or gradient was not finite.
       skipped_in_row: int32 [], the present run of those.
+      frozen: the weights beside which trunks are adapters, once for all of them and
+        never changed; None where trunks are whole.
     """
 
     params: Params
@@ -89,6 +91,7 @@ class State:
     updates: jax.Array
     skipped: jax.Array
     skipped_in_row: jax.Array
+    frozen: Params | None = None
 
 
 class _Parts(NamedTuple):
@@ -109,6 +112,7 @@ def make(
     config: Config,
     error: soft_bellman.QError = soft_bellman.sigmoid_cross_entropy,
     axis_name: str | None = None,
+    trainable: PyTree = None,
 ) -> Agent:
     """The agent's functions.
 
@@ -119,36 +123,45 @@ def make(
       error: how the critic's output is read and compared; cross-entropy wants
         targets in [0, 1], so a reward scale of 1 and no entropy in the target.
       axis_name: mapped axis that `update` sums over, if there is one.
+      trainable: which of `State.params` learn, as `optimizers.only` takes it; None for
+        all of them.
 
     Raises:
       ValueError: for a temperature that is not positive.
     """
     if config.alpha <= 0:
         raise ValueError(f"alpha must be above 0, got {config.alpha}")
+    optimizer = optimizers.adam(config.learning_rate, config.max_grad_norm)
+    if trainable is not None:
+        optimizer = optimizers.only(optimizer, trainable)
     parts = _Parts(
         networks, read, config, error, axis_name,
-        optimizers.adam(config.learning_rate, config.max_grad_norm),
-        optax.adam(config.alpha_learning_rate),
+        optimizer, optax.adam(config.alpha_learning_rate),
     )  # fmt: skip
     return Agent(
         init=functools.partial(_init, parts),
         act=functools.partial(_act, parts),
         update=functools.partial(_update, parts),
-        params=lambda state: state.params,
+        params=lambda state: with_frozen(state.params, state.frozen),
     )
 
 
-def _init(parts: _Parts, key: Key) -> State:
+def _init(
+    parts: _Parts,
+    key: Key,
+    frozen: Params | None = None,
+    trunk: Params | None = None,
+) -> State:
     networks, config = parts.networks, parts.config
     trunk_key, q_key = jax.random.split(key)
-    trunk = networks.init_trunk(trunk_key)
+    trunk = networks.init_trunk(trunk_key) if trunk is None else trunk
     params = {"actor": trunk, "q": networks.init_q(q_key)}
     if not config.shared_trunk:
         params["critic"] = optimizers.hard_copy(trunk)
     log_alpha = jnp.float32(math.log(config.alpha))
     return State(
         params=params,
-        target=optimizers.hard_copy(params),
+        target=optimizers.slow_copy(params),
         opt_state=parts.optimizer.init(params),
         log_alpha=log_alpha,
         alpha_opt_state=parts.alpha_optimizer.init(log_alpha),
@@ -156,11 +169,13 @@ def _init(parts: _Parts, key: Key) -> State:
         updates=jnp.int32(0),
         skipped=jnp.int32(0),
         skipped_in_row=jnp.int32(0),
+        frozen=frozen,
     )
 
 
 def _evaluate(
     parts: _Parts,
+    frozen: Params | None,
     actor: Params,
     critic: Params,
     head: Params,
@@ -173,14 +188,23 @@ def _evaluate(
     it, without touching a value.
     """
     prompt, trie = parts.read(obs)
-    hidden = parts.networks.encode(actor, prompt, trie)
-    log_pi = parts.networks.log_policy(actor, hidden, trie)
+    log_pi, hidden = _policy(parts, frozen, actor, prompt, trie)
     if critic is actor:
         still = jax.lax.stop_gradient(hidden)
         features = still + gate * (hidden - still)
     else:
-        features = parts.networks.encode(critic, prompt, trie)
+        weights = parts.networks.join(frozen, critic)
+        features = parts.networks.encode(weights, prompt, trie)
     return log_pi, parts.networks.q(head, features, trie)
+
+
+def _policy(
+    parts: _Parts, frozen: Params | None, trunk: Params, prompt: PyTree, trie: PyTree
+) -> tuple[jax.Array, jax.Array]:
+    """log pi [B, A], and the hidden states it is read from."""
+    weights = parts.networks.join(frozen, trunk)
+    hidden = parts.networks.encode(weights, prompt, trie)
+    return parts.networks.log_policy(weights, hidden, trie), hidden
 
 
 def _critic_trunk(config: Config, params: Params) -> Params:
@@ -195,7 +219,9 @@ def _act(
     temperature: jax.typing.ArrayLike = 1.0,
 ) -> Action:
     trunk = _critic_trunk(parts.config, params)
-    log_pi, raw = _evaluate(parts, params["actor"], trunk, params["q"], obs)
+    log_pi, raw = _evaluate(
+        parts, params.get("frozen"), params["actor"], trunk, params["q"], obs
+    )
     command = sample_commands(log_pi, keys, temperature)
     q = parts.error.to_q(raw)
     return Action(command, log_pi, soft_bellman.soft_value(q, log_pi, 0.0), q)
@@ -206,7 +232,7 @@ def _target_value(parts: _Parts, state: State, reached: Observation) -> jax.Arra
     config, target = parts.config, state.target
     actor = (target if config.policy_from_target else state.params)["actor"]
     trunk = _critic_trunk(config, target)
-    log_pi, raw = _evaluate(parts, actor, trunk, target["q"], reached)
+    log_pi, raw = _evaluate(parts, state.frozen, actor, trunk, target["q"], reached)
     bonus = config.entropy_in_target * jnp.exp(state.log_alpha)
     value = soft_bellman.soft_value(parts.error.to_q(raw), log_pi, bonus)
     return jax.lax.stop_gradient(value)
@@ -221,7 +247,7 @@ def _loss(
     warm = _is_warm(config, state)
     trunk = _critic_trunk(config, params)
     log_pi, raw = _evaluate(
-        parts, params["actor"], trunk, params["q"], batch.obs, gate=warm
+        parts, state.frozen, params["actor"], trunk, params["q"], batch.obs, gate=warm
     )
     q = parts.error.to_q(raw)
     bellman = soft_bellman.soft_bellman_loss(
@@ -235,8 +261,7 @@ def _loss(
     total = bellman.loss + warm * config.actor_weight * actor.loss
     if config.kl_weight:
         prompt, trie = parts.read(batch.obs)
-        hidden = parts.networks.encode(state.reference, prompt, trie)
-        log_pi_0 = parts.networks.log_policy(state.reference, hidden, trie)
+        log_pi_0, _ = _policy(parts, state.frozen, state.reference, prompt, trie)
         kl = sac.kl_to_reference(log_pi, log_pi_0, mask, axis_name)
         metrics["train/kl_to_initial"] = kl
         total = total + warm * config.kl_weight * kl

@@ -4,8 +4,18 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rljax.models.layers import softcap
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    scale: float | None = None,
+    cap: float | None = None,
+    bias: jax.Array | None = None,
+) -> jax.Array:
     """softmax(q k^T / sqrt(head_dim)) v over the positions the mask allows.
 
     Each key head serves H / K query heads in a row (Ainslie et al., "GQA", 2023).
@@ -17,24 +27,30 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
       k: [B, S, K, head_dim].
       v: as `k`.
       mask: bool [B, T, S], query t sees key s.
+      scale: of the queries, in place of head_dim^-1/2.
+      cap: c, for scores c tanh(score / c).
+      bias: float [B or 1, H, T, S], added to the scores.
 
     Returns:
       [B, T, H * head_dim], of `q`'s type.
     """
     chex.assert_rank([q, k, v, mask], [4, 4, 4, 3])
     b, t, h, d = q.shape
+    scale = d**-0.5 if scale is None else scale
     s, num_kv = k.shape[1:3]
     chex.assert_shape(mask, (b, t, s))
     wide = jnp.promote_types(q.dtype, jnp.float32)
     # Heads go to the front by hand and weights are normalised after the last
     # product: on CPU a third faster than einsums around a softmax.
     q = q.reshape(b, t, num_kv, h // num_kv, d).transpose(0, 2, 3, 1, 4)
-    q = q.reshape(b * num_kv, -1, d) * jnp.asarray(d**-0.5, q.dtype)
+    q = q.reshape(b * num_kv, -1, d) * jnp.asarray(scale, q.dtype)
     k, v = (x.transpose(0, 2, 1, 3).reshape(b * num_kv, s, d) for x in (k, v))
-    scores = jnp.matmul(q, k.mT, preferred_element_type=wide)
+    scores = softcap(jnp.matmul(q, k.mT, preferred_element_type=wide), cap)
     # Finite: a row of -inf has no gradient but NaN.
-    bias = jnp.where(mask, jnp.zeros((), wide), -1e30)[:, None, None]
-    scores = scores.reshape(b, num_kv, -1, t, s) + bias
+    allowed = jnp.where(mask, jnp.zeros((), wide), -1e30)[:, None, None]
+    scores = scores.reshape(b, num_kv, -1, t, s) + allowed
+    if bias is not None:
+        scores = scores + bias.astype(wide).reshape(len(bias), num_kv, -1, t, s)
     highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     weights = jnp.exp(scores - highest).reshape(b * num_kv, -1, s)
     total = jnp.sum(weights, axis=-1, keepdims=True)

@@ -1,8 +1,11 @@
 """Optimisers, slow copies of parameters, and refusing an update that is not finite."""
 
+from typing import NamedTuple
+
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rljax.types import Params, PyTree
@@ -44,6 +47,8 @@ def adam(
 ) -> optax.GradientTransformation:
     """Adam, with decoupled weight decay and clipping by the global norm.
 
+    Parameters narrower than float32 are stepped in float32 (`in_float32`).
+
     The norm is that of the gradient handed in: under pmap, hand in the psum, so that
     every device clips alike.
 
@@ -67,17 +72,116 @@ def adam(
         raise ValueError(f"weight_decay is {weight_decay}, must be at least 0")
     clip = [] if max_norm is None else [optax.clip_by_global_norm(max_norm)]
     decay = [] if weight_decay == 0 else [optax.add_decayed_weights(weight_decay)]
-    return optax.chain(
-        *clip,
-        optax.scale_by_adam(b1, b2, epsilon),
-        *decay,
-        optax.scale_by_learning_rate(learning_rate),
+    return in_float32(
+        optax.chain(
+            *clip,
+            optax.scale_by_adam(b1, b2, epsilon),
+            *decay,
+            optax.scale_by_learning_rate(learning_rate),
+        )
     )
+
+
+class WideState(NamedTuple):
+    """What `in_float32` carries for parameters that are narrower."""
+
+    wide: Params  # the parameters, float32 at least
+    inner: optax.OptState
+
+
+def in_float32(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """Steps float32 copies of parameters that are narrower, and rounds after.
+
+    A bfloat16 weight keeps 8 bits: a step below 1/512 of it is rounded away, and Adam's
+    moments with it. So both live in float32, and the narrow parameters are what the
+    wide ones round to. Without narrow parameters it is `optimizer` itself.
+
+    Source: Micikevicius et al., "Mixed Precision Training", 2018, section 3.1.
+
+    Args:
+      optimizer: what steps the wide copies.
+
+    Returns:
+      An optimiser for the narrow ones, to be used with `optax.apply_updates`.
+    """
+
+    def init(params):
+        if not _any_narrow(params):
+            return optimizer.init(params)
+        wide = jax.tree.map(_widen, params)
+        return WideState(wide, optimizer.init(wide))
+
+    def update(updates, state, params=None):
+        if not isinstance(state, WideState):
+            return optimizer.update(updates, state, params)
+        grads = jax.tree.map(_widen, updates)
+        step, inner = optimizer.update(grads, state.inner, state.wide)
+        wide = optax.apply_updates(state.wide, step)
+        # Added to the narrow parameters in float32, which gives `wide`, then rounded.
+        change = jax.tree.map(lambda w, p: w - _widen(p), wide, params)
+        return change, WideState(wide, inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _widen(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _any_narrow(params: Params) -> bool:
+    return any(_widen(x).dtype != x.dtype for x in jax.tree.leaves(params))
+
+
+def only(
+    optimizer: optax.GradientTransformation, trainable: PyTree
+) -> optax.GradientTransformation:
+    """An optimiser of some of the parameters; the others keep every bit.
+
+    Clipping by a global norm counts the gradients of what is trained alone, and a leaf
+    of which nothing is trained has no moments.
+
+    Args:
+      optimizer: of what is trained.
+      trainable: in the structure of the parameters, or of their beginnings (one leaf
+        for a whole branch): True, False, or a mask that broadcasts against the leaf,
+        such as bool [L, 1, 1] over stacked layers.
+
+    Returns:
+      An optimiser over all parameters.
+
+    Raises:
+      ValueError: if nothing is to be trained.
+    """
+    if not any(np.any(mask) for mask in jax.tree.leaves(trainable)):
+        raise ValueError("the mask trains nothing; at least one leaf must be True")
+
+    def keep(tree):
+        def branch(mask, part):
+            return jax.tree.map(lambda x: jnp.where(mask, x, jnp.zeros_like(x)), part)
+
+        return jax.tree.map(branch, trainable, tree)
+
+    inner = optax.masked(
+        optimizer, jax.tree.map(lambda mask: bool(np.any(mask)), trainable)
+    )
+
+    def update(updates, state, params=None):
+        step, state = inner.update(keep(updates), state, params)
+        return keep(step), state
+
+    return optax.GradientTransformation(inner.init, update)
 
 
 def hard_copy(fast: Params) -> Params:
     """A copy in memory of its own: donating one does not delete the other."""
     return jax.tree.map(jnp.copy, fast)
+
+
+def slow_copy(fast: Params) -> Params:
+    """A copy for `polyak` to move, in float32 at least, since its steps are small."""
+    return jax.tree.map(lambda x: jnp.copy(_widen(x)), fast)
 
 
 def polyak(slow: Params, fast: Params, tau: float) -> Params:

@@ -81,21 +81,17 @@ def pack(prompt: Tokens, trie: Trie) -> tuple[jax.Array, jax.Array, jax.Array]:
     return ids, positions, mask
 
 
-def command_log_probs(
-    unembedding: jax.Array, hidden: jax.Array, trie: Trie, eos_id: int
-) -> jax.Array:
+def command_log_probs(logits: jax.Array, trie: Trie, eos_id: int) -> jax.Array:
     """Log-probability of each command's tokens and of the end after them.
 
       S(a) = sum_j log p(c_j | prompt, c_<j) + log p(EOS | prompt, c)
 
     A node's term is read at its parent, the end's at the command's last node, so
     "Go to red beet" and "Go to red beet seed" are different events. Sums in
-    float32. The [B, 1 + N, V] logits are formed, so this is for vocabularies that
-    fit.
+    float32.
 
     Args:
-      unembedding: [D, V].
-      hidden: [B, 1 + N, D], from `encode`.
+      logits: [B, 1 + N, V], of the hidden states from `encode`.
       trie: a batch of tries.
       eos_id: token that ends a command.
 
@@ -103,15 +99,10 @@ def command_log_probs(
       float32 [B, A]; -inf where there is no command, and NaN for a command that
       did not fit into the trie's nodes.
     """
-    chex.assert_rank([unembedding, hidden, trie.ids], [2, 3, 2])
-    logits = jnp.matmul(
-        hidden.astype(unembedding.dtype),
-        unembedding,
-        preferred_element_type=jnp.promote_types(hidden.dtype, jnp.float32),
-    )
+    chex.assert_rank([logits, trie.ids], [3, 2])
     normalizer = jax.nn.logsumexp(logits, axis=-1)  # [B, 1 + N]
     source = trie.parent + 1  # the prompt's hidden state is first
-    batch = jnp.arange(len(hidden))[:, None]
+    batch = jnp.arange(len(logits))[:, None]
     node = logits[batch, source, trie.ids] - normalizer[batch, source]  # [B, N]
     end = logits[..., eos_id] - normalizer  # [B, 1 + N]
     of_end = jnp.take_along_axis(end[:, 1:], _safe_last(trie), axis=1)

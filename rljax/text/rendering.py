@@ -9,10 +9,11 @@ from typing import NamedTuple, Protocol
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rljax.text import tokenizer as tokenizer_lib
-from rljax.text.prompt import PieceTable
+from rljax.text.prompt import PieceTable, pack
 from rljax.types import Commands, Observation, Tokens
 
 
@@ -39,6 +40,64 @@ class Rendered(Protocol):
     def describe(self) -> Callable[[Observation], str]: ...
     @property
     def command_texts(self) -> Callable[[Observation], list[str]]: ...
+
+
+class Frame(NamedTuple):
+    """Text around a prompt, such as a chat template's."""
+
+    before: str  # up to the prompt
+    after: str  # from its end to where the command begins
+    drops: str = ""  # what the prompt ends with alone, and not in the frame
+
+
+def framed(
+    tokenizer: tokenizer_lib.Tokenizer,
+    renderer: Renderer,
+    frame: Frame,
+    inside: str = "nothing",
+) -> Renderer:
+    """A renderer whose prompts stand in a frame.
+
+    The frame is tokenized once. Whether its tokens beside the prompt's are those of
+    the whole text depends on the tokenizer: `check_rendering` tells.
+
+    Args:
+      tokenizer: the one the renderer was made with.
+      renderer: what to put in a frame.
+      frame: the text around it; `chat.frame` makes one of a template.
+      inside: a text that a prompt can end with before `drops`.
+
+    Returns:
+      The renderer; its prompts have as many tokens more as the frame has.
+
+    Raises:
+      ValueError: if a word of the frame is unknown to the tokenizer. `describe`
+        raises for a prompt that does not end with `drops`.
+    """
+    before, after, dropped = tokenizer_lib.encode(
+        tokenizer, [frame.before, frame.after, frame.drops], ["", inside, inside]
+    )
+    size = renderer.prompt_tokens - len(dropped) + len(before) + len(after)
+    width = max(renderer.prompt_tokens, len(before), len(after))
+    ends = np.zeros((2, width), np.int32)
+    ends[0, : len(before)], ends[1, : len(after)] = before, after
+
+    def prompt(observation: Observation) -> Tokens:
+        body = renderer.prompt(observation)
+        ids = jnp.pad(body.ids, (0, width - renderer.prompt_tokens))
+        table = PieceTable(
+            jnp.concatenate([jnp.asarray(ends), ids[None]]),
+            jnp.stack([len(before), len(after), body.length - len(dropped)]),
+        )
+        return pack(table, jnp.array([0, 2, 1], jnp.int32), size)
+
+    def describe(observation: Observation) -> str:
+        text = renderer.describe(observation)
+        if not text.endswith(frame.drops):
+            raise ValueError(f"the prompt does not end with {frame.drops!r}: {text!r}")
+        return frame.before + text.removesuffix(frame.drops) + frame.after
+
+    return renderer._replace(prompt=prompt, describe=describe, prompt_tokens=size)
 
 
 def check_rendering(

@@ -154,7 +154,38 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
         if unknown is not None and unknown in ids:
             word = _word_at(tokenizer, text, ids.index(unknown))
             raise UnknownWordError(f"the tokenizer does not know {word!r}, in {text!r}")
+        if lost := _lost(tokenizer, text):
+            raise UnknownWordError(
+                f"the tokenizer has no token for {lost!r} and would leave it out, in "
+                f"{text!r}"
+            )
     return [np.asarray(ids, np.int32) for ids in rows]
+
+
+def _lost(tokenizer: Tokenizer, text: str) -> str:
+    """The first characters of which BPE without an unknown token makes nothing."""
+    import tokenizers
+
+    if not tokenizer.is_fast:
+        return ""
+    backend = tokenizer.backend_tokenizer
+    model, cut = backend.model, backend.pre_tokenizer
+    if not isinstance(model, tokenizers.models.BPE) or model.unk_token is not None:
+        return ""
+    if model.byte_fallback:
+        return ""
+
+    def lost_in(text: str) -> bool:
+        if backend.normalizer is not None:
+            text = backend.normalizer.normalize_str(text)
+        words = [text] if cut is None else [w for w, _ in cut.pre_tokenize_str(text)]
+        return any(model.token_to_id(letter) is None for letter in set("".join(words)))
+
+    if not lost_in(text):
+        return ""
+    for token in tokenizer.added_tokens_decoder.values():  # found before BPE begins
+        text = text.replace(token.content, "")
+    return next((c for c in text if lost_in(c)), "")
 
 
 def _word_at(tokenizer: Tokenizer, text: str, index: int) -> str:

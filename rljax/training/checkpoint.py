@@ -12,6 +12,7 @@ shows itself here and not a minute later.
 
 import json
 import pathlib
+import re
 import shutil
 import zlib
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
@@ -37,6 +39,21 @@ def state_bytes(state: PyTree) -> int:
         for leaf in jax.tree.leaves(state)
         if hasattr(leaf, "dtype")
     )
+
+
+def digest(weights: PyTree) -> str:
+    """CRC-32 over names, types, shapes and bits of all leaves, as text.
+
+    For weights that stay out of checkpoints because they never move: what is saved of
+    them is this, and what is loaded in their place must have the same.
+    """
+    crc = 0
+    for where, leaf in jax.tree_util.tree_leaves_with_path(weights):
+        name = jax.tree_util.keystr(where)
+        crc = zlib.crc32(f"{name} {leaf.dtype}{list(leaf.shape)}".encode(), crc)
+        bits: Any = np.ascontiguousarray(np.asarray(leaf)).reshape(-1).view(np.uint8)
+        crc = zlib.crc32(bits, crc)
+    return f"crc32:{crc:08x}"
 
 
 def updates(folder: pathlib.Path) -> list[int]:
@@ -197,6 +214,49 @@ def read_state(folder: pathlib.Path, update: int, target: PyTree) -> PyTree:
         target,
         found,
     )
+
+
+def read_params(folder: pathlib.Path, update: int) -> PyTree:
+    """Reads the agent's parameters alone, whatever else the run held.
+
+    A state is (agent's state, everything else), and an agent's state has `params`.
+
+    Args:
+      folder: where the checkpoints of the run are.
+      update: one that `verify` found sound.
+
+    Returns:
+      Nested dicts of numpy arrays.
+
+    Raises:
+      RunError: if the checkpoint holds no such parameters.
+    """
+    path = folder.absolute() / str(update)
+    leaves = json.loads((path / "meta.json").read_bytes())["leaves"]
+    start = "[0].params"
+    wanted: dict[str, Any] = {}
+    for name, kind in leaves.items():
+        keys = re.findall(r"\['([^']+)'\]", name.removeprefix(start))
+        if name != start + "".join(f"['{key}']" for key in keys) or not keys:
+            continue
+        dtype, _, shape = kind.rstrip("]").partition("[")
+        sizes = tuple(int(n) for n in shape.split(",") if n)
+        inside = wanted
+        for key in keys[:-1]:
+            inside = inside.setdefault(key, {})
+        inside[keys[-1]] = jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype))
+    if not wanted:
+        raise RunError(f"checkpoint {path} holds no agent's parameters")
+    target = [{"params": wanted}, None]
+    how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+        found = orbax.restore(
+            path / "state",
+            args=ocp.args.PyTreeRestore(
+                item=target, restore_args=how, partial_restore=True
+            ),
+        )
+    return found[0]["params"]
 
 
 def _one_at_least(leaf: Any) -> Any:

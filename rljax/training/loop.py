@@ -56,13 +56,15 @@ class Program(NamedTuple):
       evaluate: (State, final, pause) -> {"eval/<panel>/<kind>": success}; `final`
         before and after training, not in between, where fewer scenes will do. To
         call `pause` every two seconds or so lets a signal be served amid them.
-      evaluate_random: pause -> the same for random play.
+      evaluate_random: (State, pause) -> the same for random play.
       check: raises where (state, metrics) shows a fault that compiled code can only
         flag, such as an empty command set.
       dump: writes the last bad batch the state holds to a path without suffix.
       restore: (read, meta) -> State; `read(target)` gives the state of the checkpoint.
         By default the target is `eval_shape(init)`. Pass one to give leaves their
         shardings or to refit a state saved with another number of devices.
+      kept: State -> what of it a checkpoint holds, by default all. Weights that never
+        move are left out here, and put back by `init` and `restore`.
       devices: the number the state is laid out for; `restore` finds it again in
         `meta["devices"]`.
     """
@@ -70,10 +72,11 @@ class Program(NamedTuple):
     init: Callable[[], PyTree]
     iterate: Callable[[PyTree], tuple[PyTree, Metrics]]
     evaluate: Callable[[PyTree, bool, Pause], Row]
-    evaluate_random: Callable[[Pause], Row]
+    evaluate_random: Callable[[PyTree, Pause], Row]
     check: Callable[[PyTree, Row], None] = _no_check
     dump: Callable[[PyTree, pathlib.Path], None] = _no_dump
     restore: Callable[[Read, dict[str, Any]], PyTree] | None = None
+    kept: Callable[[PyTree], PyTree] = lambda state: state
     devices: int = 1
 
 
@@ -154,7 +157,7 @@ def train(program: Program, schedule: Schedule, workdir: Workdir) -> Result:
         try:
             new = position.calls == 0
             random = _first(
-                folder, "random", new, lambda: program.evaluate_random(run.pause)
+                folder, "random", new, lambda: program.evaluate_random(state, run.pause)
             )
             before = _first(
                 folder, "before", new, lambda: program.evaluate(state, True, run.pause)
@@ -327,7 +330,11 @@ def _save(
         "owed": owed,
     }
     checkpoint.save(
-        workdir.checkpoints, position.updates, state, meta, keep=schedule.keep
+        workdir.checkpoints,
+        position.updates,
+        program.kept(state),
+        meta,
+        keep=schedule.keep,
     )
 
 

@@ -15,7 +15,7 @@ import optax
 from rljax.envs import base
 from rljax.losses.imitation import next_token_loss
 from rljax.optim import optimizers
-from rljax.policy.networks import Networks
+from rljax.policy.networks import Networks, whole_trunk
 from rljax.policy.sample import sample_commands
 from rljax.rollout.unroll import environment_keys
 from rljax.types import Commands, Tokens
@@ -43,14 +43,29 @@ def warm_start(
       env: what is played at random, and renders.
       eos_id: token that ends a command.
       config: settings.
+
+    Raises:
+      ValueError: for networks whose trunk is an adapter (warm the base instead), or
+        that have no next-token logits of a text.
     """
     if config.updates == 0:
         return networks
+    if networks.join is not whole_trunk:
+        raise ValueError(
+            f"warm start of {config.updates} updates for networks that learn an "
+            "adapter: it must be 0; pretrain the weights they adapt instead"
+        )
+    next_logits = networks.logits
+    if next_logits is None:
+        raise ValueError(
+            f"a warm start of {config.updates} updates wants next-token logits of a "
+            "text, which an encoder-decoder does not have: set its updates to 0"
+        )
     optimizer = optimizers.adam(config.learning_rate, 1.0)
 
     def loss(trunk, tokens: Tokens):
         mask = jnp.arange(tokens.ids.shape[1]) < tokens.length[:, None]
-        return next_token_loss(networks.logits(trunk, tokens), tokens.ids, mask)
+        return next_token_loss(next_logits(trunk, tokens), tokens.ids, mask)
 
     def body(_, carry):
         trunk, opt_state, envs, obs, key = carry

@@ -1,6 +1,6 @@
 """The folder of a run: what it holds, and who may write into it.
 
-    config.json      resolved config, versions, git hash, devices
+    config.json      resolved config, command, versions, git hash, devices
     metrics.jsonl    one line per logging update
     hf/              the tokenizer, as a Hugging Face folder
     nonfinite/       batches whose update was skipped, if any
@@ -16,8 +16,10 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Set
 from typing import Any, NamedTuple
 
@@ -209,6 +211,7 @@ def _record(config: dict[str, Any]) -> dict[str, Any]:
     devices = jax.devices()
     return {
         "config": config,
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "versions": {"python": platform.python_version(), **_versions()},
         "git": _git_hash(),
         "devices": {

@@ -13,8 +13,10 @@ from rljax.optim.optimizers import (
     adam,
     all_finite,
     hard_copy,
+    only,
     polyak,
     skip_nonfinite,
+    slow_copy,
     warmup_decay,
 )
 
@@ -153,3 +155,70 @@ def test_a_nonfinite_update_leaves_everything_as_it_was(bad):
 def test_skipping_refuses_states_that_differ_in_dtype():
     with pytest.raises(AssertionError):
         skip_nonfinite(jnp.ones(2, jnp.bfloat16), jnp.ones(2), jnp.bool_(True))
+
+
+def test_narrow_parameters_take_small_steps():
+    # 1e-3 a step is below half of bfloat16's 1/128 beside 1: each alone is lost.
+    params = {"w": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(2)}
+    optimizer = adam(1e-3)
+    state = optimizer.init(params)
+    for _ in range(100):
+        grads = jax.tree.map(jnp.ones_like, params)
+        step, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, step)
+    end: Any = params
+    assert end["w"].dtype == jnp.bfloat16 and end["b"].dtype == jnp.float32
+    np.testing.assert_allclose(end["b"], 0.9, rtol=1e-4)
+    np.testing.assert_array_equal(end["w"], np.asarray(0.9, jnp.bfloat16))
+
+
+def test_wide_parameters_have_no_copies():
+    params = {"w": jnp.ones(3)}
+    plain = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(0.1))
+    chex.assert_trees_all_equal_structs(adam(0.1).init(params), plain.init(params))
+
+
+def test_slow_copies_of_narrow_parameters_move():
+    fast = {"w": jnp.ones(3, jnp.bfloat16)}
+    slow = slow_copy(fast)
+    for _ in range(10):
+        slow = polyak(slow, {"w": jnp.full(3, 2.0, jnp.bfloat16)}, 1e-3)
+    np.testing.assert_allclose(slow["w"], 2.0 - 0.999**10, rtol=1e-6)
+
+
+def test_only_what_the_mask_says_learns():
+    # Two of three stacked layers, one leaf, and nothing of a branch: as if the rest
+    # were not there, clipping included.
+    params = {"w": jnp.ones((3, 2)), "v": jnp.ones(2), "head": {"a": jnp.ones(4)}}
+    mask = {"w": np.array([[False], [True], [True]]), "v": True, "head": False}
+    # Not Adam, which would hide the scale of a clipped gradient.
+    small = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.add_decayed_weights(0.5),
+        optax.sgd(0.1, momentum=0.9),
+    )
+    optimizer = only(small, mask)
+    state = optimizer.init(params)
+    assert (4,) not in {x.shape for x in jax.tree.leaves(state)}  # no moments for it
+    part = {"w": params["w"][1:], "v": params["v"]}
+    small_state = small.init(part)
+    found = params
+    for i in range(3):
+        grads = jax.tree.map(lambda x, i=i: x * (3.0 + i), params)
+        step, state = jax.jit(optimizer.update)(grads, state, found)
+        found = jax.tree.map(jnp.add, found, step)
+        grads = {"w": jnp.full((2, 2), 3.0 + i), "v": jnp.full(2, 3.0 + i)}
+        step, small_state = small.update(grads, small_state, part)
+        part = jax.tree.map(jnp.add, part, step)
+    expected = {
+        "w": jnp.concatenate([params["w"][:1], jax.tree.leaves(part)[1]]),
+        "v": jax.tree.leaves(part)[0],
+        "head": params["head"],
+    }
+    chex.assert_trees_all_close(found, expected, rtol=1e-6)
+    assert all(np.all(x != 1) for x in jax.tree.leaves(part))
+
+
+def test_a_mask_that_trains_nothing_is_refused():
+    with pytest.raises(ValueError, match="trains nothing"):
+        only(adam(0.1), {"a": False, "b": np.zeros((2, 1), bool)})

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rljax.models.config import ModelConfig
-from rljax.models.decoder import Decoder, unembedding
+from rljax.models.decoder import Decoder, logits, unembedding
 from rljax.policy import score
 from rljax.text import trie
 from rljax.types import Commands, Tokens
@@ -77,7 +77,7 @@ def prompts(size: int) -> Tokens:
 def packed(p, prompt, commands):
     tries = jax.vmap(lambda c: trie.build(c, N))(commands)
     hidden = score.encode(DECODER, p, prompt, tries)
-    logp = score.command_log_probs(unembedding(p, CONFIG), hidden, tries, EOS)
+    logp = score.command_log_probs(logits(p, hidden, CONFIG), tries, EOS)
     last = score.command_hidden(hidden, tries)
     return logp, last, score.q_of_path(head, hidden, tries)
 

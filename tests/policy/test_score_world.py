@@ -9,7 +9,7 @@ from rljax.envs.playground import goals as goals_lib
 from rljax.envs.playground import make, render, worlds
 from rljax.envs.playground.pieces import Layout
 from rljax.models.config import ModelConfig
-from rljax.models.decoder import Decoder, unembedding
+from rljax.models.decoder import Decoder, logits, unembedding
 from rljax.policy import score
 from rljax.policy.sample import sample_commands
 from rljax.rollout.unroll import environment_keys
@@ -96,7 +96,6 @@ def packed(decoder, p, prompt, commands, sizes, eos_id):
     prompt, commands = jax.tree.map(lambda x: jnp.asarray(x)[None], (prompt, commands))
     tries = jax.vmap(lambda c: trie.build(c, sizes.trie_nodes))(commands)
     hidden = score.encode(decoder, p, prompt, tries)
-    logp = score.command_log_probs(
-        unembedding(p, decoder.config), hidden, tries, eos_id
-    )
+    found = logits(p, hidden, decoder.config)
+    logp = score.command_log_probs(found, tries, eos_id)
     return np.asarray(logp)[0], np.asarray(score.command_hidden(hidden, tries))[0]

@@ -115,6 +115,22 @@ def test_tokens_over_the_edge_are_an_error():
         tokenizer_lib.encode(tokenizer, ["b"], after=["a"])
 
 
+def test_what_bpe_would_leave_out_is_an_error():
+    model = tokenizers.models.BPE({"a": 0, "b": 1, "<eos>": 2}, [])
+    backend = tokenizers.Tokenizer(model)
+    backend.add_special_tokens(["<eos>"])
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert ids_of(tokenizer, "ab<eos>b") == [0, 1, 2, 1]
+    assert tokenizer("acb")["input_ids"] == [0, 1]  # by itself it says nothing
+    with pytest.raises(
+        tokenizer_lib.UnknownWordError, match="no token for 'c' .*'acb'"
+    ):
+        ids_of(tokenizer, "acb")
+    # What becomes of a text before BPE counts, not the text.
+    tokenizer.backend_tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+    assert ids_of(tokenizer, "AB") == [0, 1]
+
+
 def test_no_texts_no_ids(words):
     assert tokenizer_lib.encode(words, []) == []
 

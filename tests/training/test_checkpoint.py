@@ -208,3 +208,17 @@ def test_write_arrays_takes_keys_and_names_leaves(tmp_path):
         assert set(back.files) == {"['x']", "['key']"}
         np.testing.assert_array_equal(back["['x']"], np.arange(3))
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["batch.npz"]
+
+
+def test_digest_tells_any_change():
+    weights = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(2, jnp.bfloat16)}
+    found = checkpoint.digest(weights)
+    assert found == checkpoint.digest(jax.tree.map(np.array, weights))
+    changed = [
+        weights | {"a": weights["a"].at[1, 2].add(1e-6)},
+        weights | {"a": weights["a"].T.reshape(2, 3)},
+        weights | {"a": weights["a"].reshape(3, 2)},
+        weights | {"b": weights["b"].astype(jnp.float16)},
+        {"a": weights["a"], "c": weights["b"]},
+    ]
+    assert len({found, *map(checkpoint.digest, changed)}) == 6

@@ -219,7 +219,7 @@ def test_a_signal_amid_an_evaluation_is_served_there(whole, tmp_path, capsys, up
 def test_a_signal_amid_random_play_is_served_there(whole, tmp_path):
     path = tmp_path / "run"
 
-    def evaluate_random(pause):
+    def evaluate_random(state, pause):
         os.kill(os.getpid(), signal.SIGINT)
         pause()
         raise AssertionError("not paused")
@@ -229,6 +229,34 @@ def test_a_signal_amid_random_play_is_served_there(whole, tmp_path):
     assert result.stopped_by == "SIGINT" and result.random is None
     toy_run.run(path, CALLS)
     assert_equal_runs(path, whole[0])
+
+
+def test_what_is_not_kept_is_put_back_on_resume(whole, tmp_path):
+    # `params` holds a place for weights that never move: filled at the start and on
+    # resume, empty in the checkpoints.
+    def put(state):
+        return dataclasses.replace(
+            state, params=state.params | {"frozen": jnp.arange(5.0)}
+        )
+
+    def kept(state):
+        return dataclasses.replace(state, params=state.params | {"frozen": None})
+
+    def iterate(state):
+        assert state.params["frozen"].shape == (5,)
+        state, told = jax.jit(toy_run.iterate)(kept(state))
+        return put(state), told
+
+    made = toy_run.program(
+        init=lambda: put(toy_run.init()),
+        iterate=iterate,
+        kept=kept,
+        restore=lambda read, meta: put(read(jax.eval_shape(toy_run.init))),
+    )
+    toy_run.run(tmp_path / "run", CALLS // 2, made=made)
+    result = toy_run.run(tmp_path / "run", CALLS, made=made)
+    np.testing.assert_array_equal(result.state.params["frozen"], np.arange(5.0))
+    np.testing.assert_array_equal(result.state.params["w"], whole[1].state.params["w"])
 
 
 def test_goes_on_from_a_chosen_update(whole, tmp_path):

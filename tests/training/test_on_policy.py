@@ -115,6 +115,7 @@ class Spy:
     updates: jax.Array
     skipped: jax.Array
     skipped_in_row: jax.Array
+    frozen: Any = None
 
 
 class Machine(NamedTuple):

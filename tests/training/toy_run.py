@@ -100,7 +100,7 @@ def program(pause: float = 0.0, **changes) -> loop.Program:
         init=jax.jit(init),
         iterate=slow,
         evaluate=evaluate,
-        evaluate_random=lambda pause: {
+        evaluate_random=lambda state, pause: {
             f"eval/train_sampled/{kind}": 0.25 for kind in KINDS
         },
     )

@@ -17,6 +17,7 @@ from rljax.envs.playground.types import Observation
 from rljax.envs.playground.worlds import World
 from rljax.text import trie
 from rljax.text.prompt import PieceTable
+from rljax.text.rendering import Frame, framed
 from rljax.text.tokenizer import Tokenizer
 from rljax.types import Commands, Key
 
@@ -34,6 +35,7 @@ def make(
     history: int = 0,
     sequences: bool | None = None,
     command_filter: CommandFilter | None = None,
+    frame: Frame | None = None,
 ) -> Env:
     """One Playground-Text environment.
 
@@ -53,6 +55,8 @@ def make(
         out on top of the inadmissible ones. It holds wherever commands do: in acting,
         in targets, in evaluation. It must leave a command in every state;
         `base.check_commands` names one where it does not.
+      frame: text around every prompt, such as `text.chat.frame` makes of a chat
+        template; none unless given.
 
     Returns:
       The environment.
@@ -70,6 +74,8 @@ def make(
         sequences = bool(np.any(sampler.goals[:, 1] >= 0))
     layout = Layout(num_objects, inventory, history, sequences=sequences)
     renderer = render.make(world, goals, tokenizer, layout)
+    if frame is not None:
+        renderer = framed(tokenizer, renderer, frame)
 
     def reset(key: Key):
         key_goal, key_scene = jax.random.split(key)

@@ -1,0 +1,180 @@
+"""Keys and values of the tokens behind, so that a token costs one position.
+
+A cache has a row for each text and a column for each position: column t holds what
+position t left, whatever row it is in, so nothing but a row's own position says what
+of it is seen. The layers' mathematics is `decoder`'s; what is here is where keys and
+values go, and attention of one query over them.
+
+Shape letters: B rows, S columns, P prompt tokens, K key heads, D width, V vocabulary.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from rljax.models import block, decoder
+from rljax.models.attention import attend
+from rljax.models.config import ModelConfig
+from rljax.models.layers import Turned, softcap
+from rljax.types import Params
+
+
+class Weights(NamedTuple):
+    """A decoder's parameters laid out for one token at a time, by `arrange`."""
+
+    once: dict[str, Any]  # embedding, what makes logits, the last norm
+    layers: tuple[dict[str, Any], ...]  # of each layer, without the layer axis
+
+
+class Cache(NamedTuple):
+    """What every layer keeps of the positions behind."""
+
+    keys: tuple[jax.Array, ...]  # [B, K, head_dim, S] of each layer
+    values: tuple[jax.Array, ...]  # [B, K, S, head_dim] of each layer
+
+
+# What `layers.project` multiplies with, casting it to the type of activations.
+_MATRICES = ("qkv", "out", "gate_up", "up", "down")
+
+
+def arrange(params: Params, config: ModelConfig) -> Weights:
+    """Takes the layers apart, casts and turns what every token would again.
+
+    A slice of stacked weights inside a loop is copied in every turn of it. One copy
+    before the loop costs as much as one turn, and memory for a second model.
+
+    Args:
+      params: the decoder's.
+      config: its settings.
+    """
+    layers: dict[str, Any] = dict(decoder.layers_of(params))
+    for name, weight in layers.items():
+        if len(weight) != config.num_layers:
+            raise ValueError(
+                f"{name} has a leading axis of {len(weight)}; a part for each of the "
+                f"{config.num_layers} layers was expected"
+            )
+    once: dict[str, Any] = {n: w for n, w in params.items() if n not in layers}
+    once["unembedding"] = decoder.unembedding(params, config)
+    turned = jax.default_backend() == "cpu"
+    if turned:
+        once["unembedding"] = Turned(once["unembedding"].T)
+    for name in layers.keys() & set(_MATRICES):
+        weight = layers[name].astype(config.activation_dtype)
+        layers[name] = Turned(weight.mT) if turned else weight
+    rows = range(config.num_layers)
+    return Weights(once, tuple(_part(layers, i) for i in rows))
+
+
+def _part(layers: dict[str, Any], i: int) -> dict[str, Any]:
+    return jax.tree.map(lambda weight: weight[i], layers)
+
+
+def logits(weights: Weights, hidden: jax.Array, config: ModelConfig) -> jax.Array:
+    """Logits of hidden states; see `decoder.logits`."""
+    untied = dataclasses.replace(config, tied_embedding=False)
+    return decoder.logits(weights.once, hidden, untied)
+
+
+def empty(rows: int, columns: int, config: ModelConfig) -> Cache:
+    """A cache of zeros."""
+    c, dtype = config, config.activation_dtype
+    key = jnp.zeros((rows, c.num_kv_heads, c.head_dim, columns), dtype)
+    keys = tuple(jnp.copy(key) for _ in range(c.num_layers))
+    return Cache(keys, tuple(key.mT for key in keys))
+
+
+def prefill(weights: Weights, ids: jax.Array, config: ModelConfig) -> Cache:
+    """Keys and values of prompts.
+
+    Nothing else: the first token after a prompt comes of a `step` with the prompt's
+    last one. So the last layer's attention and MLP, and all logits, are spared.
+
+    Args:
+      weights: of `arrange`.
+      ids: int32 [B, P]; what stands after a prompt's end does not matter.
+      config: the decoder's settings.
+
+    Returns:
+      A cache of P columns.
+    """
+    chex.assert_rank(ids, 2)
+    b, p = ids.shape
+    positions = jnp.broadcast_to(jnp.arange(p), (b, p))
+    mask = jnp.broadcast_to(jnp.tril(jnp.ones((p, p), bool)), (b, p, p))
+    seen = decoder.views(positions, positions, mask, config)
+    x = decoder.embed(weights.once, ids, positions, config)
+    keys, values = [], []
+    for i, layer in enumerate(weights.layers):
+        angles, near = seen[i in config.window_layers]
+        q, k, v = block.queries_keys_values(layer, x, angles, 0, config)
+        keys.append(k.transpose(0, 2, 3, 1))
+        values.append(v.transpose(0, 2, 1, 3))
+        if i + 1 < len(weights.layers):
+            attended = attend(
+                q, k, v, near, config.query_scale, config.attention_softcap
+            )
+            x = block.finish(layer, x, attended, config)
+    return Cache(tuple(keys), tuple(values))
+
+
+def step(
+    weights: Weights,
+    cache: Cache,
+    ids: jax.Array,
+    positions: jax.Array,
+    config: ModelConfig,
+) -> tuple[jax.Array, Cache]:
+    """One more token of every row.
+
+    Args:
+      weights: of `arrange`.
+      cache: holds the positions before; S columns.
+      ids: int32 [B].
+      positions: int32 [B], of these tokens; a row at S or beyond writes nothing, and
+        its result means nothing.
+      config: the decoder's settings.
+
+    Returns:
+      Hidden states float32 [B, D], and the cache with these tokens.
+    """
+    chex.assert_rank([ids, positions], [1, 1])
+    rows, columns = jnp.arange(len(ids)), jnp.arange(cache.values[0].shape[2])
+    at = positions[:, None]
+    behind = (columns <= at)[:, None]  # [B, 1, S]
+    seen = decoder.views(at, columns[None], behind, config)
+    x = decoder.embed(weights.once, ids[:, None], at, config)
+    keys, values = [], []
+    for i, layer in enumerate(weights.layers):
+        angles, near = seen[i in config.window_layers]
+        q, k, v = block.queries_keys_values(layer, x, angles, 0, config)
+        keys.append(cache.keys[i].at[rows, :, :, positions].set(k[:, 0], mode="drop"))
+        values.append(cache.values[i].at[rows, :, positions].set(v[:, 0], mode="drop"))
+        attended = _attend_one(q[:, 0], keys[-1], values[-1], near[:, 0], config)
+        x = block.finish(layer, x, attended[:, None], config)
+    hidden = block.normalize(weights.once, "final_norm", x[:, 0], config)
+    return hidden, Cache(tuple(keys), tuple(values))
+
+
+def _attend_one(
+    q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, c: ModelConfig
+) -> jax.Array:
+    """`attention.attend` of one query a row: q [B, H, head_dim], mask [B, S].
+
+    Keys lie with positions last: on CPU their product with one query takes two thirds
+    of the time that it takes the other way round.
+    """
+    b, heads, d = q.shape
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    scale = d**-0.5 if c.query_scale is None else c.query_scale
+    q = q.reshape(b, c.num_kv_heads, -1, d) * jnp.asarray(scale, q.dtype)
+    scores = jnp.matmul(q, keys, preferred_element_type=wide)
+    scores = softcap(scores, c.attention_softcap)
+    scores = jnp.where(mask[:, None, None], scores, -jnp.inf)  # a row sees itself
+    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    out = jnp.matmul(weights.astype(q.dtype), values, preferred_element_type=wide)
+    return (out / total).astype(q.dtype).reshape(b, heads * d)
