@@ -22,7 +22,7 @@ import optax
 
 from rljax.agents.base import Action, Agent, Read, count_update, with_frozen
 from rljax.losses import policy_gradient, returns
-from rljax.losses.masked import whiten
+from rljax.losses.masked import masked_mean, whiten
 from rljax.optim import optimizers
 from rljax.policy.networks import Networks
 from rljax.policy.sample import sample_commands
@@ -217,6 +217,10 @@ def _loss(
     metrics |= {
         "train/entropy": entropy,
         "critic/loss": critic.loss,
+        # How far the learner is from the policy that acted; see `on_policy`.
+        "offpolicy/logprob_abs_diff": masked_mean(
+            jnp.abs(taken - batch.log_pi), mask, axis_name
+        ),
     }
     total = policy.loss - entropy_weight * entropy
     return total + config.value_weight * critic.loss, metrics

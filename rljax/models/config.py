@@ -33,6 +33,15 @@ class RopeScaling:
                 raise ValueError(f"{self} holds {value}; all must be > 0")
 
 
+def check_dtypes(param_dtype: str, dtype: str) -> None:
+    """Raises a ValueError for a type that models are not made of."""
+    for field, name in (("param_dtype", param_dtype), ("dtype", dtype)):
+        if name not in ("float32", "bfloat16", "float16", "float64"):
+            raise ValueError(
+                f"{field} is {name!r}; it must be float32, bfloat16, float16 or float64"
+            )
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Settings of a causal decoder.
@@ -103,13 +112,7 @@ class ModelConfig:
             )
         if self.head_dim % 2 and not self.learned_positions:
             raise ValueError(f"head_dim is {self.head_dim}; RoPE needs an even one")
-        for field in ("param_dtype", "dtype"):
-            name = getattr(self, field)
-            if name not in ("float32", "bfloat16", "float16", "float64"):
-                raise ValueError(
-                    f"{field} is {name!r}; it must be float32, bfloat16, float16 "
-                    "or float64"
-                )
+        check_dtypes(self.param_dtype, self.dtype)
 
     @property
     def activation_dtype(self) -> jnp.dtype:

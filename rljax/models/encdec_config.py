@@ -6,6 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from rljax.models.config import check_dtypes
+
 
 def gelu_tanh(x: jax.Array) -> jax.Array:
     """GELU by its tanh approximation, x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2.
@@ -71,13 +73,7 @@ class EncDecConfig:
             raise ValueError(
                 f"start_id is {self.start_id}; there are {self.vocab_size} tokens"
             )
-        for field in ("param_dtype", "dtype"):
-            name = getattr(self, field)
-            if name not in ("float32", "bfloat16", "float16", "float64"):
-                raise ValueError(
-                    f"{field} is {name!r}; it must be float32, bfloat16, float16 "
-                    "or float64"
-                )
+        check_dtypes(self.param_dtype, self.dtype)
 
     @property
     def activation_dtype(self) -> jnp.dtype:

@@ -283,8 +283,12 @@ def _learn(
     taken = config.epochs * (total // size)
     # Nothing has moved yet, so the learner's log-probabilities should be those of the
     # policy that acted. Times `taken`, for sums become means over updates.
-    first = taken * metrics["train/approx_kl"][0, 0]
-    sums = jax.tree.map(jnp.sum, metrics) | {"offpolicy/first_kl": first}
+    first = {
+        "offpolicy/first_kl": metrics["train/approx_kl"],
+        "offpolicy/logprob_abs_diff": metrics["offpolicy/logprob_abs_diff"],
+    }
+    sums = jax.tree.map(jnp.sum, metrics)
+    sums |= {name: taken * values[0, 0] for name, values in first.items()}
     return state, local, sums, jnp.int32(taken)
 
 

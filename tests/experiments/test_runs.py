@@ -185,6 +185,7 @@ def test_a_run_leaves_what_it_should(whole, method):
 def test_the_sampler_is_the_learner(whole):
     learnt = [row for row in rows(whole("ppo_glam")[0]) if row["updates"]]
     assert max(row["offpolicy/first_kl"] for row in learnt) < 1e-9
+    assert max(row["offpolicy/logprob_abs_diff"] for row in learnt) < 1e-5
     assert min(row["train/approx_kl"] for row in learnt) > 1e-7
 
 

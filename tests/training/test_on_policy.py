@@ -134,7 +134,10 @@ def machine(
         agent = agent._replace(
             update=lambda state, batch: (
                 dataclasses.replace(state, batch=batch),
-                {"train/approx_kl": jnp.float32(0)},
+                {
+                    "train/approx_kl": jnp.float32(0),
+                    "offpolicy/logprob_abs_diff": jnp.float32(0),
+                },
             )
         )
     on_policy.check(config, parallel.num_devices)
