@@ -11,6 +11,7 @@ from experiments.configs import sac_glam as sac_configs
 from rljax.text import tokenizer
 
 ROOT = pathlib.Path(__file__).parents[2]
+SCALES = ("smoke", "quickstart", "playground", "paper", "smollm2", "flan_t5")
 MAINS = {"sac_glam": sac_glam.main, "ppo_glam": ppo_glam.main}
 
 
@@ -41,7 +42,7 @@ def main(task, monkeypatch, tmp_path, capsys):
     return call
 
 
-@pytest.mark.parametrize("scale", ["smoke", "quickstart", "playground", "paper"])
+@pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("method", ["sac_glam", "ppo_glam"])
 def test_no_scale_is_refused(main, method, scale):
     assert main(method, scale=scale)[::2] == (0, "")
@@ -145,7 +146,7 @@ def test_shared_settings_are_within_their_limits(configs, key, value, limit):
     assert str(raised.value) == f"config.{key} is {value!r}: it must be {limit}"
 
 
-@pytest.mark.parametrize("scale", ["smoke", "quickstart", "playground", "paper"])
+@pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("configs", [sac_configs, ppo_configs])
 def test_shared_settings_of_every_scale_are_within_their_limits(configs, scale):
     flat = border.keys(configs.get_config(scale))
