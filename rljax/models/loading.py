@@ -206,13 +206,15 @@ def _folder(folder: pathlib.Path) -> Model:
             f"{folder} holds no config.json, but {found or 'nothing'}: {advice}"
         )
     values = _json(folder / "config.json")
-    files = safetensors_files.files_of(folder)
-    # Damage is told now, not after loading half.
-    entries = [x for file in files for x in safetensors_files.entries(file)]
     try:
+        if values.get("model_type") != "t5":  # which is told apart by its tensors too
+            config_of(values)
+        files = safetensors_files.files_of(folder)
+        # Damage is told now, not after loading half.
+        entries = [x for file in files for x in safetensors_files.entries(file)]
         config, places, copies, unused = _layout(values, [x.name for x in entries])
     except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
+        raise ValueError(_with_folder(folder, error)) from error
 
     def tensors() -> Tensors:
         for file in files:
@@ -234,6 +236,11 @@ def _folder(folder: pathlib.Path) -> Model:
         stored=_widest({x.dtype for x in entries}),
         unused=unused,
     )
+
+
+def _with_folder(folder: pathlib.Path, error: ValueError) -> str:
+    """A message that names the folder, once."""
+    return str(error) if str(folder) in str(error) else f"{folder}: {error}"
 
 
 def _layout(values: dict[str, Any], names: list[str]) -> tuple[Any, ...]:

@@ -1,6 +1,7 @@
 """Folders and workdirs converted at the command line."""
 
 import json
+import shutil
 from typing import Any
 
 import flax.struct
@@ -160,12 +161,12 @@ def error(capsys) -> str:
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda p: None, "there is no folder"),
-        (lambda p: p.mkdir(), "is neither a Hugging Face folder nor a workdir"),
+        (lambda p: None, "there is no model at"),
+        (lambda p: p.mkdir(), "holds no config.json, but nothing"),
         (lambda p: config(p, "{"), "config.json cannot be read"),
         (lambda p: config(p, "[]"), "config.json holds no settings"),
         (lambda p: config(p, '{"model_type": "mamba"}'), "model_type 'mamba' is not"),
-        (lambda p: config(p, "golden"), "holds no tokenizer"),
+        (lambda p: shutil.copytree(golden.ROOT / "llama", p), "holds no tokenizer"),
     ],
 )
 def test_what_is_no_model_is_told(make, message, tmp_path, capsys):
@@ -178,8 +179,6 @@ def test_what_is_no_model_is_told(make, message, tmp_path, capsys):
 
 def config(path, text: str) -> None:
     path.mkdir()
-    if text == "golden":
-        text = (golden.ROOT / "llama" / "config.json").read_text()
     (path / "config.json").write_text(text)
 
 

@@ -180,7 +180,10 @@ def test_a_filter_that_leaves_no_command_is_told_at_the_start():
 def test_an_unknown_scale_is_refused(main):
     code, _, error = main("sac_glam", scale="huge")
     assert code == 2
-    assert "one of smoke, quickstart, playground, paper, got 'huge'" in error
+    assert (
+        "one of smoke, quickstart, playground, paper, smollm2, flan_t5, got 'huge'"
+        in error
+    )
 
 
 def test_a_target_that_pays_for_never_succeeding_is_refused(main):
