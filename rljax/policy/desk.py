@@ -253,7 +253,9 @@ class _Desk:
         active, count, position = jax.device_get(
             (slots.active, slots.count, slots.position)
         )
-        self.reach = position + 1
+        before, self.reach = self.reach, position + 1
+        if np.array_equal(before, self.reach):
+            raise RuntimeError(f"no slot moved on; they have reached {before.tolist()}")
         ended = [i for i in self.working() if not active[i]]
         if not ended and not self.work.stop_strings:
             return

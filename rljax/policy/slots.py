@@ -120,7 +120,7 @@ def take(slots: Slots, rows: jax.Array, columns: int) -> Slots:
 
     Args:
       slots: the state.
-      rows: int32 [B'], which; negative for a free one.
+      rows: int32 [B'], which; -1 for one that `run` is not to let stay.
       columns: S', more than the highest position among them.
     """
     moved = jax.tree.map(lambda x: x[rows], slots)
@@ -136,7 +136,7 @@ def take(slots: Slots, rows: jax.Array, columns: int) -> Slots:
         tuple(fit(x, 3) for x in moved.cache.keys),
         tuple(fit(x, 2) for x in moved.cache.values),
     )
-    return dataclasses.replace(moved, cache=cache, active=moved.active & (rows >= 0))
+    return dataclasses.replace(moved, cache=cache)
 
 
 def run(

@@ -110,6 +110,12 @@ def test_draws_by_inverse_cdf(vocabulary):
     np.testing.assert_array_equal(drawn, expected)
 
 
+def test_a_draw_at_a_boundary_is_of_the_next_token():
+    uniform = jnp.arange(256) / 256  # exact
+    drawn = jax.jit(truncate.draw)(jnp.ones((256, 256)), uniform)
+    np.testing.assert_array_equal(drawn, np.arange(256))
+
+
 def test_never_draws_what_has_no_weight():
     # The smallest and the largest uniform, at sums that are rounded.
     rng = np.random.default_rng(0)
