@@ -59,7 +59,13 @@ def by_generate(model, request, compiled):
         options = dict(do_sample=False, eos_token_id=None, pad_token_id=0)
     if request.get("cache"):
         options["cache_implementation"] = request["cache"]
-    if not compiled:
+    if compiled and request.get("cache"):
+        import transformers
+
+        how = transformers.CompileConfig(fullgraph=False)
+        how._compile_all_devices = True  # without this it is for GPUs only
+        options["compile_config"] = how
+    else:
         options["disable_compile"] = True
     size = request["batch"]
     for i in range(0, len(request["prompts"]), size):
