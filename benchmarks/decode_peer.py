@@ -10,6 +10,7 @@ import json
 import sys
 import time
 import warnings
+from typing import Any
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def by_generate(model, request, compiled):
     """`generate`, a batch at a time, each as long as its longest text."""
     torch = importlib.import_module("torch")
     lengths = []
-    options = dict(
+    options: dict[str, Any] = dict(
         do_sample=request["sample"], top_k=0, top_p=1.0, temperature=1.0,
         eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
