@@ -63,7 +63,7 @@ def by_generate(model, request, compiled):
     if compiled and request.get("cache"):
         import transformers
 
-        how = transformers.CompileConfig(fullgraph=False)
+        how: Any = transformers.CompileConfig(fullgraph=False)
         how._compile_all_devices = True  # without this it is for GPUs only
         options["compile_config"] = how
     else:
