@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import flax.struct
 import jax
+import numpy as np
 
 PyTree = Any  # nested tuples, dicts and dataclasses of arrays
 Params = Any  # a PyTree of weights
@@ -87,3 +88,19 @@ class Transition:
     reward: jax.Array  # float32 []
     discount: jax.Array  # float32 []
     reached: Observation
+
+
+class Episode(NamedTuple):
+    """One logged attempt, on the host; a token's place is its index in `ids`.
+
+    `step` numbers the reasoning steps, or turns, that tokens of the policy belong to.
+    """
+
+    ids: np.ndarray  # int32 [T], prompt, then answer; observations between answers
+    action: np.ndarray  # bool [T], the policy said this token; its end token included
+    step: np.ndarray  # int32 [T], from 0 on, never falling; -1 where not an action
+    reward: float  # of the whole episode
+    task: str  # episodes of one problem share it
+    source: str  # where the log has it from; "" if it does not say
+    line: int  # of the log, from 1 on
+    log_probs: np.ndarray | None = None  # float32 [T], of the policy that sampled
