@@ -292,7 +292,7 @@ def _chunked_loss(static, hidden, unembedding, ids, aux, reference):
     def one(part):
         (hidden, ids, other), real, aux = part
         found = _read(Source(hidden, unembedding), _beside(reference, other), cap)
-        return _sums(*per_token(_scores(found, ids), aux), real)
+        return _sums(per_token(_scores(found, ids), aux), real)
 
     return jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.lax.map(one, parts))
 
@@ -309,7 +309,7 @@ def _chunked_loss_forward(static, hidden, unembedding, ids, aux, reference):
         scores = _scores(found, ids)
 
         def loss(scores):
-            return _sums(*per_token(scores, aux), real)
+            return _sums(per_token(scores, aux), real)
 
         summed, pull, beside = jax.vjp(loss, scores, has_aux=True)
         (ct,) = pull(jnp.ones_like(summed))
@@ -342,7 +342,9 @@ def _real(ids: jax.Array, chunk: int) -> jax.Array:
     return _cut(jnp.ones(ids.shape, bool), ids.shape, chunk)
 
 
-def _sums(loss: jax.Array, beside: PyTree, real: jax.Array) -> tuple[jax.Array, Any]:
+def _sums(found: tuple[jax.Array, PyTree], real: jax.Array) -> tuple[jax.Array, Any]:
+    loss, beside = found
+
     def total(x):
         return jnp.sum(widen(x), where=real)
 

@@ -92,7 +92,12 @@ def make(
     _check_model(config, settings, stop_ids)
     kept = truncate.Truncation() if truncation is None else truncation
     traces: list[str] = []
-    programs = _compile(config, settings, tuple(stop_ids), kept, traces)
+    made: dict[int, Programs] = {}
+
+    def programs_for(share: Settings) -> Programs:
+        if share.desks not in made:
+            made[share.desks] = _compile(config, share, tuple(stop_ids), kept, traces)
+        return made[share.desks]
 
     def generate(
         params: Params,
@@ -118,7 +123,9 @@ def make(
         _check_work(config, settings, work)
         if not prompts:
             return _join(work, {}, ())
-        return _join(work, serve(programs, settings, params, work), stop_ids)
+        share = settings.of_desk(len(prompts))
+        rows = serve(programs_for(share), share, params, work)
+        return _join(work, rows, stop_ids)
 
     return Decoding(generate, settings, traces)
 

@@ -1,10 +1,16 @@
 """The host's part of generation: a queue of prompts, and who sits in which slot.
 
 Between two compiled calls the host takes away what has ended, fills free slots, and
-changes the size of the batch or of the cache where that pays.
+changes the size of the batch or of the cache where that pays. Where there are several
+desks each has its share of the slots and of the queue, and a thread of its own: on a
+CPU much of a turn runs on one core, and two desks keep two of them busy.
 """
 
+import concurrent.futures
 import dataclasses
+import functools
+import os
+import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,6 +23,8 @@ from rljax.types import Params
 
 _MULTIPLE = 16  # columns of a cache come in these
 _FOREVER = np.iinfo(np.int32).max
+_LINUX = hasattr(os, "sched_getaffinity")
+_TEXT = threading.Lock()  # tokenizers are not made for two threads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,8 +41,11 @@ class Settings:
     prefill: int = 8  # prompts prefilled at a time
     free: int = 4  # slots that have ended before they are filled again
     check: int = 16  # tokens of a text between two looks for stop strings
+    desks: int = 0  # that share all these; 0 is two on a CPU with the cores, else one
 
     def __post_init__(self) -> None:
+        if self.desks < 0:
+            raise ValueError(f"desks is {self.desks}; it must be >= 0")
         for field in ("slots", "longest", "prefill", "free", "check"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must be >= 1")
@@ -43,6 +54,26 @@ class Settings:
             raise ValueError(
                 f"prompts is {self.prompts}; it must be lengths from 1 on that rise"
             )
+
+    def of_desk(self, prompts: int) -> "Settings":
+        """The share of each desk of a queue of so many prompts.
+
+        Args:
+          prompts: in the queue. A desk prefills its own, so that each is prefilled
+            once; where there are fewer of them than desks, one serves them all.
+
+        Returns:
+          Settings with `desks` of at least 1.
+        """
+        desks = self.desks
+        if not desks:
+            cores = len(os.sched_getaffinity(0)) if _LINUX else os.cpu_count() or 1
+            crowded = self.slots < 16 or cores < 2 or jax.default_backend() != "cpu"
+            desks = 1 if crowded else 2
+        if prompts < desks:
+            desks = 1
+        slots, prefill = -(-self.slots // desks), -(-self.prefill // desks)
+        return dataclasses.replace(self, slots=slots, prefill=prefill, desks=desks)
 
     @property
     def columns(self) -> tuple[int, ...]:
@@ -62,7 +93,7 @@ class Settings:
 
     @property
     def most_programs(self) -> int:
-        """How many programs are compiled at most."""
+        """How many programs are compiled at most, for a desk of these sizes."""
         c, p, b = len(self.columns), len(self.prompts), len(self.batches)
         moves = c * c * (b * (b + 1) // 2)
         return 1 + p + c + p * c + b * c + moves
@@ -110,15 +141,51 @@ def serve(
     """Serves the queue until it is empty and all slots are done.
 
     Args:
-      programs: the compiled parts.
-      settings: sizes.
+      programs: the compiled parts, for the slots of one desk.
+      settings: sizes of one desk, and their number, from `Settings.of_desk`.
       params: the decoder's.
-      work: the queue.
+      work: the queue. Prompts are dealt out in turn, whoever is faster, so that what
+        is computed together does not depend on the clock.
 
     Returns:
       What was sampled, by job.
     """
-    desk = _Desk(programs, settings, params, work)
+    weights = programs.arrange(params)
+    if settings.desks == 1:
+        return _serve(programs, settings, weights, work)
+    shares = [_share(work, first, settings.desks) for first in range(settings.desks)]
+    done = {}
+    with concurrent.futures.ThreadPoolExecutor(settings.desks) as threads:
+        served = [
+            threads.submit(_serve, programs, settings, weights, part)
+            for part, _ in shares
+        ]
+        for (_, jobs), rows in zip(shares, served, strict=True):
+            done |= {jobs[own]: row for own, row in rows.result().items()}
+    return done
+
+
+def _share(work: Work, first: int, desks: int) -> tuple[Work, list[int]]:
+    """Every so many-th prompt, and which jobs of the whole its jobs are."""
+    prompts = range(first, len(work.prompts), desks)
+    jobs = [p * work.samples + j for p in prompts for j in range(work.samples)]
+    return work._replace(
+        prompts=[work.prompts[p] for p in prompts],
+        keys=work.keys[jobs],
+        limits=[work.limits[p] for p in prompts],
+        text=None if work.text is None else functools.partial(_alone, work.text),
+    ), jobs
+
+
+def _alone(text: Callable, ids: list[int]) -> str:
+    with _TEXT:
+        return text(ids)
+
+
+def _serve(
+    programs: Programs, settings: Settings, weights: cache_lib.Weights, work: Work
+) -> dict[int, Row]:
+    desk = _Desk(programs, settings, weights, work)
     while len(desk.done) < len(work.keys):
         desk.fill()
         desk.fit()
@@ -131,11 +198,15 @@ class _Desk:
     """What the host knows of the slots."""
 
     def __init__(
-        self, programs: Programs, settings: Settings, params: Params, work: Work
+        self,
+        programs: Programs,
+        settings: Settings,
+        weights: cache_lib.Weights,
+        work: Work,
     ):
         """Nothing is under way yet."""
         self.programs, self.settings, self.work = programs, settings, work
-        self.weights = programs.arrange(params)
+        self.weights = weights
         self.jobs = np.full(settings.slots, -1)  # in each slot; -1 is free
         self.reach = np.zeros(settings.slots, int)  # columns each slot needs by now
         self.looked = np.zeros(settings.slots, int)  # tokens looked at for strings

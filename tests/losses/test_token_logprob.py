@@ -1,6 +1,7 @@
 """Scores of tokens and the chunked loss, against logits of all tokens and autodiff."""
 
 import functools
+from typing import Any
 
 import chex
 import jax
@@ -163,7 +164,8 @@ def test_no_array_of_all_logits_is_made():
             return jnp.sum(scores(hidden, matrix, ids).log_prob)
 
         grad = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(hidden, matrix)
-        return grad.compile().memory_analysis().temp_size_in_bytes
+        analysis: Any = grad.compile().memory_analysis()
+        return analysis.temp_size_in_bytes
 
     chunked = functools.partial(token_logprob.token_scores, chunk=4)
     whole = tokens * vocabulary * 4

@@ -276,3 +276,53 @@ def test_draws_follow_the_distribution():
         statistic = np.sum((seen - expected)[some] ** 2 / expected[some])
         # The 0.999 quantiles of chi-square with 18 and 5 degrees of freedom.
         assert statistic < (42.3 if t.top_k is None else 20.5)
+
+
+@pytest.mark.parametrize("desks", [2, 3])
+def test_desks_share_a_queue_and_change_no_text(desks):
+    params = random_params(PLAIN)
+    alone, shared = (
+        decode.make(PLAIN, dataclasses.replace(SETTINGS, desks=n), stop_ids=(0, 11))
+        for n in (1, desks)
+    )
+    wanted = {
+        "limits": LIMITS,
+        "samples": 3,
+        "stop_strings": ["4"],
+        "text": lambda ids: " ".join(map(str, ids)),
+    }
+    one = alone.generate(params, PROMPTS, keys(6), **wanted)
+    several = shared.generate(params, PROMPTS, keys(6), **wanted)
+    assert len(set(one.length - one.prompt_length)) > 3
+    for name in ("ids", "length", "prompt_length", "sampled", "stopped"):
+        np.testing.assert_array_equal(getattr(several, name), getattr(one, name))
+    np.testing.assert_allclose(several.log_probs, one.log_probs, atol=1e-5)
+    # Nothing is compiled twice because two threads want it at a time.
+    share = dataclasses.replace(SETTINGS, desks=desks).of_desk(6)
+    in_turn = decode.make(PLAIN, dataclasses.replace(share, desks=1), stop_ids=(0, 11))
+    for i in range(desks):
+        wanted["limits"] = LIMITS[i::desks]
+        in_turn.generate(params, PROMPTS[i::desks], keys(6)[i::desks], **wanted)
+    assert sorted(shared.traces) == sorted(in_turn.traces)
+
+
+def test_a_fault_at_one_desk_is_raised():
+    made = decode.make(PLAIN, dataclasses.replace(SETTINGS, desks=2))
+
+    def text(ids):
+        raise OverflowError("no such text")
+
+    with pytest.raises(OverflowError, match="no such text"):
+        made.generate(
+            random_params(PLAIN), PROMPTS, keys(6), stop_strings=["x"], text=text
+        )
+
+
+def test_shares_of_desks():
+    plain = Settings(slots=32, prompts=(4,), longest=8)
+    two = dataclasses.replace(plain, desks=2).of_desk(9)
+    assert (two.desks, two.slots, two.prefill) == (2, 16, 4)
+    assert dataclasses.replace(plain, desks=2).of_desk(1).desks == 1
+    assert dataclasses.replace(plain, slots=8).of_desk(9).desks == 1
+    with pytest.raises(ValueError, match="desks is -1"):
+        dataclasses.replace(plain, desks=-1)
