@@ -8,13 +8,20 @@ error. A true answer that cannot be one is an error of the data.
 import re
 from collections.abc import Callable
 
+from rljax.envs import latex
+
 Verify = Callable[[str, str], bool]  # (answer, response) -> right
 
 MARK = "####"
+PHRASE = "he answer is"
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
-_NUMBER = rf"(?P<sign>[-+]?)\$?(?P<whole>{_DIGITS}(?!,?[0-9]))?(?:\.(?P<part>[0-9]*))?"
 # After a number: a unit sign, then the end, a space, or the full stop of a sentence.
-_FINAL = re.compile(rf"\s*{_NUMBER}%?\.?(?=\s|$)")
+_FINAL = re.compile(
+    rf"\s*\$?(?P<sign>[-+]?)\$?(?P<whole>{_DIGITS}(?!,?[0-9]))?"
+    r"(?:\.(?P<part>[0-9]*))?%?\.?(?=\s|$)"
+)
+
+_ANY_NUMBER = re.compile(r"-?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)")
 
 
 def final_number(answer: str, response: str) -> bool:
@@ -31,17 +38,74 @@ def final_number(answer: str, response: str) -> bool:
     Raises:
       ValueError: if `answer` is no number.
     """
-    truth = _canonical(answer)
-    if truth is None:
+    if not is_number(answer):
         raise ValueError(
             f"the answer {answer[:80]!r} is no number such as 72, -1,234 or 0.5"
         )
     _, mark, after = response.rpartition(MARK)
-    return bool(mark) and _canonical(after) == truth
+    return bool(mark) and _canonical(after) == _canonical(answer)
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number that `final_number` can compare with.
+
+    Args:
+      text: any text.
+    """
+    return bool(_FINAL.fullmatch(text.strip())) and _canonical(text) is not None
+
+
+def boxed(answer: str, response: str) -> bool:
+    r"""Whether the last balanced \boxed{...} holds the answer.
+
+    Answers are compared by `latex.equal`: as strings in one form, as numbers exactly or
+    within 1e-3 where one is a decimal, as lists. A response without a box is wrong.
+
+    Args:
+      answer: in LaTeX, without its box.
+      response: any text.
+
+    Raises:
+      ValueError: if `answer` is empty.
+    """
+    _require(answer)
+    found = latex.last_boxed(response)
+    return found is not None and latex.equal(answer, found)
+
+
+def stated(answer: str, response: str) -> bool:
+    r"""Whether the answer is given in any of three ways.
+
+    The first that a response has is compared as in `boxed`: its last \boxed{...}; what
+    stands after its last "he answer is" up to the end of the sentence; its last number.
+    So DeepSeekMath's evaluation (https://arxiv.org/abs/2402.03300) finds answers. As a
+    reward it is less strict than `boxed`: a text that ends in a number always answers.
+
+    Args:
+      answer: in LaTeX, without its box.
+      response: any text.
+
+    Raises:
+      ValueError: if `answer` is empty.
+    """
+    _require(answer)
+    found = latex.last_boxed(response)
+    if found is None and PHRASE in response:
+        line = response.rpartition(PHRASE)[2].lstrip(" :\n").split("\n", 1)[0]
+        found = line.split(". ", 1)[0]
+    elif found is None:
+        for match in _ANY_NUMBER.finditer(response):
+            found = match[0]
+    return found is not None and latex.equal(answer, found)
+
+
+def _require(answer: str) -> None:
+    if not answer.strip():
+        raise ValueError("the answer is empty, and no response could give it")
 
 
 def _canonical(text: str) -> str | None:
-    """The number at the beginning of a text, written in one way."""
+    """The number that a text begins with, written in one way; None if it does not."""
     match = _FINAL.match(text)
     if match is None or not (match["whole"] or match["part"]):
         return None

@@ -32,7 +32,8 @@ class Config:
         Numbers are drawn from 0 on, factors from 2 on.
       factor: largest second factor of a product.
       products: chance that an operation is a product, where one may stand: not right
-        after another.
+        after another. Unless `signed`, expressions that fall below 0 are drawn again,
+        which leaves somewhat more products.
       signs: what stands between the other numbers: "+-", "+" or "-".
       signed: intermediate results and answers may be negative.
       rewrite: a line of the solution is what is left of the expression, not the
