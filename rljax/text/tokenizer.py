@@ -1,4 +1,4 @@
-"""Tokenizers: any local Hugging Face folder, or one made from a list of words.
+"""Tokenizers: any local Hugging Face folder, or one made from words or characters.
 
 The word-level tokenizer drops separators (spaces, newlines, commas), so that text
 with a fixed form costs one token per word, and a fixed phrase such as "You see:"
@@ -59,6 +59,43 @@ def word_level(words: Sequence[str]) -> Tokenizer:
         eos_token=EOS,
         unk_token=UNK,
         clean_up_tokenization_spaces=False,
+    )
+
+
+def character_level(characters: str | Sequence[str]) -> Tokenizer:
+    """A tokenizer with one token per character, which drops nothing.
+
+    Ids: 0 pad, 1 end, 2 unknown, then `characters` in order. Text that spells a
+    special token, such as "<eos>", is the characters it is spelled with: no text ends
+    an answer. Save it with `tokenizer.save_pretrained(folder)`.
+
+    Args:
+      characters: distinct characters; spaces and newlines count.
+
+    Returns:
+      A `PreTrainedTokenizerFast`, whose decoded text is the encoded one.
+
+    Raises:
+      ValueError: if there are no characters, one comes twice, one is longer than a
+        character, or one is half of a surrogate pair.
+    """
+    import tokenizers
+
+    _check_characters(characters)
+    vocabulary = {c: i for i, c in enumerate([PAD, EOS, UNK, *characters])}
+    model = tokenizers.models.WordLevel(vocabulary, unk_token=UNK)
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(
+        tokenizers.Regex(r"[\s\S]"), behavior="isolated"
+    )
+    backend.decoder = tokenizers.decoders.Fuse()  # else spaces between tokens
+    return _transformers().PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=PAD,
+        eos_token=EOS,
+        unk_token=UNK,
+        clean_up_tokenization_spaces=False,
+        split_special_tokens=True,
     )
 
 
@@ -216,3 +253,19 @@ def _check_words(words: Sequence[str]) -> None:
                 "than one between two words are separators"
             )
         seen.add(word)
+
+
+def _check_characters(characters: str | Sequence[str]) -> None:
+    if not characters:
+        raise ValueError(
+            "a character-level tokenizer needs at least one character, got none"
+        )
+    seen = set()
+    for character in characters:
+        if len(character) != 1:
+            raise ValueError(f"{character!r} is no single character: list its parts")
+        if "\ud800" <= character <= "\udfff":
+            raise ValueError(f"{character!r} is half of a surrogate pair, no character")
+        if character in seen:
+            raise ValueError(f"the character {character!r} comes twice; list it once")
+        seen.add(character)

@@ -1,0 +1,225 @@
+"""Sums, differences and products, solved one operation a line.
+
+    17+25*3-8=?
+    25*3=75
+    17+75=92
+    92-8=84
+    #### 84
+
+The first line is the prompt, the rest the solution: products first, then from left to
+right. `verifiers.final_number` checks what stands after "####". A product's second
+factor is small, and no product is a factor of another, so that every line is a sum that
+can be learnt by its digits.
+"""
+
+import dataclasses
+import random
+from collections.abc import Mapping
+
+from rljax.envs.reasoning.problems import Problem
+
+PATIENCE = 100_000  # draws in a row that give nothing new, before `make` gives up
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How hard problems are.
+
+    Attributes:
+      operations: least and most operations of a problem: lines of its solution, but
+        for the last.
+      largest: largest number of a sum or difference, and first factor of a product.
+        Numbers are drawn from 0 on, factors from 2 on.
+      factor: largest second factor of a product.
+      products: chance that an operation is a product, where one may stand: not right
+        after another. Unless `signed`, expressions that fall below 0 are drawn again,
+        which leaves somewhat more products.
+      signs: what stands between the other numbers: "+-", "+" or "-".
+      signed: intermediate results and answers may be negative.
+      rewrite: a line of the solution is what is left of the expression, not the
+        operation.
+    """
+
+    operations: tuple[int, int] = (3, 5)
+    largest: int = 99
+    factor: int = 9
+    products: float = 0.35
+    signs: str = "+-"
+    signed: bool = False
+    rewrite: bool = False
+
+    def __post_init__(self) -> None:
+        least, most = self.operations
+        if not 1 <= least <= most:
+            raise ValueError(
+                "operations must be (least, most) with 1 <= least <= most, got "
+                f"{self.operations}"
+            )
+        if self.largest < 1:
+            raise ValueError(f"largest must be at least 1, got {self.largest}")
+        if not 0 <= self.products <= 1:
+            raise ValueError(f"products must be within [0, 1], got {self.products}")
+        if self.products > 0 and min(self.factor, self.largest) < 2:
+            raise ValueError(
+                "factors are drawn from 2 on: factor and largest must be at least 2 "
+                f"where products > 0, got {self.factor} and {self.largest}"
+            )
+        if self.signs not in ("+-", "+", "-"):
+            raise ValueError(f"signs must be '+-', '+' or '-', got {self.signs!r}")
+
+
+def alphabet() -> str:
+    """The characters of prompts and solutions, whatever the config."""
+    return "\n #*+-0123456789=?"
+
+
+def make(config: Config, seed: int, count: int) -> list[Problem]:
+    """Distinct problems, a function of the config, the seed and their number.
+
+    Fewer problems of the same config and seed are the first of more. The name of a
+    problem is its expression, so it is the same under any seed.
+
+    Args:
+      config: how hard they are.
+      seed: of the draws; at least 0.
+      count: how many.
+
+    Raises:
+      ValueError: if `seed` or `count` is negative, or there are not so many distinct
+        problems. Of a space that has hardly more, it may not find the last.
+    """
+    if seed < 0 or count < 0:
+        raise ValueError(f"seed and count must be at least 0, got {seed} and {count}")
+    if count > (bound := most_problems(config)):
+        raise ValueError(
+            f"{count} distinct problems were asked for, and {config} has no more than "
+            f"{bound}: ask for fewer, or raise operations or largest"
+        )
+    # Of all generators only this one's random() is promised never to change.
+    draws = random.Random(seed)
+    found: dict[str, Problem] = {}
+    misses = 0
+    operations = _between(*config.operations, draws)
+    while len(found) < count:
+        problem = _problem(_expression(config, operations, draws), config)
+        if problem is not None:  # else again, or long problems would be rarer
+            operations = _between(*config.operations, draws)
+        if problem is None or problem.prompt in found:
+            misses += 1
+            if misses == PATIENCE:
+                raise ValueError(
+                    f"{count} distinct problems were asked for; after {len(found)} of "
+                    f"them {PATIENCE} draws from {config} gave no new one: ask for "
+                    "fewer, or raise operations or largest"
+                )
+            continue
+        found[problem.prompt] = problem
+        misses = 0
+    return list(found.values())
+
+
+def split(
+    config: Config, seed: int, sizes: Mapping[str, int]
+) -> dict[str, list[Problem]]:
+    """Disjoint sets of problems.
+
+    A set stays the same when those named after it change their size: name the test set
+    first. Sets of two seeds are not disjoint.
+
+    Args:
+      config: how hard they are.
+      seed: of the draws.
+      sizes: number of problems of each set, as in
+        `{"test": 500, "dev": 500, "train": 4000}`.
+
+    Raises:
+      ValueError: as `make`, and if a size is negative.
+    """
+    for name, size in sizes.items():
+        if size < 0:
+            raise ValueError(f"the size of {name!r} must be at least 0, got {size}")
+    problems = iter(make(config, seed, sum(sizes.values())))
+    return {name: [next(problems) for _ in range(size)] for name, size in sizes.items()}
+
+
+def most_problems(config: Config) -> int:
+    """Number of distinct problems; a bound on it where none may fall below 0."""
+    numbers, signs = config.largest + 1, len(config.signs)
+    factors = (config.largest - 1) * (config.factor - 1) if config.products > 0 else 0
+    least, most = config.operations
+    if config.products == 1:  # each second operation is one
+        return sum(
+            factors ** -(-n // 2) * signs ** (n // 2) * numbers ** (1 - n % 2)
+            for n in range(least, most + 1)
+        )
+    # Of n operations the last joins a number, or the last two join a product.
+    ways = [numbers, factors + numbers * signs * numbers]
+    for n in range(2, most + 1):
+        ways.append(signs * (ways[n - 1] * numbers + ways[n - 2] * factors))
+    return sum(ways[least : most + 1])
+
+
+def first_wrong_line(problem: Problem, response: str) -> int:
+    """Where a response leaves the written solution.
+
+    Args:
+      problem: with its solution.
+      response: any text.
+
+    Returns:
+      The first line, from 0 on, that is not the solution's, or is not there; -1 if the
+      response is the solution. Space at the ends of the text does not count.
+    """
+    ours, theirs = problem.solution.split("\n"), response.strip().split("\n")
+    for i, line in enumerate(ours):
+        if i >= len(theirs) or theirs[i] != line:
+            return i
+    return -1 if len(theirs) == len(ours) else len(ours)
+
+
+def _between(least: int, most: int, draws: random.Random) -> int:
+    return least + int(draws.random() * (most - least + 1))
+
+
+def _expression(config: Config, operations: int, draws: random.Random) -> list[str]:
+    """Numbers and signs in turn: ["17", "+", "25", "*", "3"]."""
+
+    def draw(least: int, most: int) -> str:
+        return str(_between(least, most, draws))
+
+    parts: list[str] = []
+    factor = False  # the number to come is a second factor
+    for _ in range(operations):
+        if not factor and draws.random() < config.products:
+            parts += [draw(2, config.largest), "*"]
+            factor = True
+        else:
+            number = draw(2, config.factor) if factor else draw(0, config.largest)
+            parts += [number, config.signs[_between(1, len(config.signs), draws) - 1]]
+            factor = False
+    return [*parts, draw(2, config.factor) if factor else draw(0, config.largest)]
+
+
+def _problem(parts: list[str], config: Config) -> Problem | None:
+    """An expression with its solution; None if something falls below 0 and may not."""
+    expression = "".join(parts)
+    lines = []
+    while len(parts) > 1:
+        at = parts.index("*") if "*" in parts else 1
+        left, sign, right = parts[at - 1 : at + 2]
+        result = _apply(int(left), sign, int(right))
+        if result < 0 and not config.signed:
+            return None
+        parts = [*parts[: at - 1], str(result), *parts[at + 2 :]]
+        line = "".join(parts) if config.rewrite else f"{left}{sign}{right}={result}"
+        lines.append(line)
+    return Problem(
+        task=f"arithmetic/{expression}",
+        prompt=f"{expression}=?\n",
+        answer=parts[0],
+        solution="\n".join([*lines, f"#### {parts[0]}"]),
+    )
+
+
+def _apply(left: int, sign: str, right: int) -> int:
+    return {"+": left + right, "-": left - right, "*": left * right}[sign]

@@ -1,0 +1,115 @@
+"""Is an answer right? Pure functions of two texts; nothing is evaluated.
+
+A `Verify` takes the true answer and a response, and says whether the response gives
+that answer. A response may be any text, however long: it is right or wrong, never an
+error. A true answer that cannot be one is an error of the data.
+"""
+
+import re
+from collections.abc import Callable
+
+from rljax.envs import latex
+
+Verify = Callable[[str, str], bool]  # (answer, response) -> right
+
+MARK = "####"
+PHRASE = "he answer is"
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+# After a number: a unit sign, then the end, a space, or the full stop of a sentence.
+_FINAL = re.compile(
+    rf"\s*\$?(?P<sign>[-+]?)\$?(?P<whole>{_DIGITS}(?!,?[0-9]))?"
+    r"(?:\.(?P<part>[0-9]*))?%?\.?(?=\s|$)"
+)
+
+_ANY_NUMBER = re.compile(r"-?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)")
+
+
+def final_number(answer: str, response: str) -> bool:
+    """Whether the number after the last "####" is the answer, exactly.
+
+    "1,234", "1234.0" and "$1234" are one number; commas must part groups of three.
+    What follows the number after a space does not count. Numbers are compared by their
+    digits, so that their length does not matter.
+
+    Args:
+      answer: a number.
+      response: any text.
+
+    Raises:
+      ValueError: if `answer` is no number.
+    """
+    if not is_number(answer):
+        raise ValueError(
+            f"the answer {answer[:80]!r} is no number such as 72, -1,234 or 0.5"
+        )
+    _, mark, after = response.rpartition(MARK)
+    return bool(mark) and _canonical(after) == _canonical(answer)
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number that `final_number` can compare with.
+
+    Args:
+      text: any text.
+    """
+    return bool(_FINAL.fullmatch(text.strip())) and _canonical(text) is not None
+
+
+def boxed(answer: str, response: str) -> bool:
+    r"""Whether the last balanced \boxed{...} holds the answer.
+
+    Answers are compared by `latex.equal`: as strings in one form, as numbers exactly or
+    within 1e-3 where one is a decimal, as lists. A response without a box is wrong.
+
+    Args:
+      answer: in LaTeX, without its box.
+      response: any text.
+
+    Raises:
+      ValueError: if `answer` is empty.
+    """
+    _require(answer)
+    found = latex.last_boxed(response)
+    return found is not None and latex.equal(answer, found)
+
+
+def stated(answer: str, response: str) -> bool:
+    r"""Whether the answer is given in any of three ways.
+
+    The first that a response has is compared as in `boxed`: its last \boxed{...}; what
+    stands after its last "he answer is" up to the end of the sentence; its last number.
+    So DeepSeekMath's evaluation (https://arxiv.org/abs/2402.03300) finds answers. As a
+    reward it is less strict than `boxed`: a text that ends in a number always answers.
+
+    Args:
+      answer: in LaTeX, without its box.
+      response: any text.
+
+    Raises:
+      ValueError: if `answer` is empty.
+    """
+    _require(answer)
+    found = latex.last_boxed(response)
+    if found is None and PHRASE in response:
+        line = response.rpartition(PHRASE)[2].lstrip(" :\n").split("\n", 1)[0]
+        found = line.split(". ", 1)[0]
+    elif found is None:
+        for match in _ANY_NUMBER.finditer(response):
+            found = match[0]
+    return found is not None and latex.equal(answer, found)
+
+
+def _require(answer: str) -> None:
+    if not answer.strip():
+        raise ValueError("the answer is empty, and no response could give it")
+
+
+def _canonical(text: str) -> str | None:
+    """The number that a text begins with, written in one way; None if it does not."""
+    match = _FINAL.match(text)
+    if match is None or not (match["whole"] or match["part"]):
+        return None
+    whole = (match["whole"] or "").replace(",", "").lstrip("0")
+    part = (match["part"] or "").rstrip("0")
+    sign = "-" if match["sign"] == "-" and (whole or part) else ""
+    return f"{sign}{whole or '0'}.{part or '0'}"
