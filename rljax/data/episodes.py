@@ -93,10 +93,11 @@ def load(
             for key in attempt.unknown:
                 log.unknown[key] = log.unknown.get(key, 0) + 1
     if not log.episodes:
-        first = f"; the first: line {skipped[0].line}: {skipped[0].reason}"
+        first = f"; the first is line {skipped[0].line}" if skipped else ""
+        why = f": {skipped[0].reason}" if skipped else ""
         raise logs.LogError(
             f"{path} holds no attempt that can be used, and {len(skipped)} lines that "
-            f"cannot{first if skipped else ''}"
+            f"cannot{first}{why}"
         )
     return log._replace(skipped=skipped)
 
@@ -281,7 +282,7 @@ def _said(tokenizer: Tokenizer, text: str, before: str) -> np.ndarray:
             f"{error}\nEnd the prompt where a token does (a space at its end belongs "
             "to the response), or log prompt_ids and response_ids"
         ) from error
-    special = np.flatnonzero(np.isin(ids, tokenizer.all_special_ids))
+    special = np.flatnonzero(np.isin(ids, steps.special_ids(tokenizer)))
     if special.size:
         raise ValueError(
             f"token {special[0]} of what the policy said is special, "

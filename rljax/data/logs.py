@@ -13,6 +13,7 @@ knows how much is missing.
 
 import contextlib
 import gzip
+import itertools
 import json
 import lzma
 import pathlib
@@ -126,25 +127,29 @@ def scan(path: str | pathlib.Path) -> Iterator[Record | BadLine]:
     Raises:
       LogError: if the file is not there or of another kind.
     """
-    with _opened(path) as file:
-        number = 0
-        while True:
-            number += 1
-            try:
-                line = file.readline(LONGEST_LINE + 1)
-                rest = _drain(file) if len(line) > LONGEST_LINE else 0
-            except _BROKEN as error:
-                reason = (
-                    f"the compressed data break off or are damaged here ({error}): "
-                    "what follows is lost; copy or write the file again"
-                )
-                yield BadLine(str(path), number, reason, fatal=True)
-                return
-            if not line:
-                return
-            found = _parse(str(path), number, line, rest)
-            if found is not None:
-                yield found
+    for number, values, raw in _values(path):
+        if isinstance(values, BadLine):
+            yield values
+            continue
+        try:
+            yield record_lib.from_json(values, number)
+        except ValueError as error:
+            yield BadLine(str(path), number, str(error), _shown(raw))
+
+
+def objects(path: str | pathlib.Path) -> Iterator[tuple[int, Any]]:
+    """Each line of a file with its number, parsed, whatever it holds.
+
+    Args:
+      path: as of `read`.
+
+    Yields:
+      Number, and what the JSON says or a `BadLine`.
+
+    Raises:
+      LogError: if the file is not there or of another kind.
+    """
+    return ((number, values) for number, values, _ in _values(path))
 
 
 def write(path: str | pathlib.Path, records: Iterable[Record]) -> int:
@@ -182,36 +187,63 @@ def dumps(values: dict[str, Any]) -> str:
     return json.dumps(values, ensure_ascii=False, allow_nan=False)
 
 
-def _parse(path: str, number: int, line: bytes, rest: int) -> Record | BadLine | None:
-    """A record, or what is wrong with the line; None for a blank one."""
+def _values(path: str | pathlib.Path) -> Iterator[tuple[int, Any, bytes]]:
+    """Number, what the JSON says or a BadLine, and the line, but for blank ones."""
+    with _opened(path) as file:
+        for number in itertools.count(1):
+            try:
+                line = file.readline(LONGEST_LINE + 1)
+                rest = _drain(file) if len(line) > LONGEST_LINE else 0
+            except _BROKEN as error:
+                reason = (
+                    f"the compressed data break off or are damaged here ({error}): "
+                    "what follows is lost; copy or write the file again"
+                )
+                yield number, BadLine(str(path), number, reason, fatal=True), b""
+                return
+            if not line:
+                return
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if rest:
+                size = f"{len(line) + rest:,}"
+                reason = f"has {size} bytes; a line may have {LONGEST_LINE:,}"
+                yield (
+                    number,
+                    BadLine(str(path), number, reason, _shown(line[:_SHOWN])),
+                    b"",
+                )
+            elif line.strip():
+                try:
+                    yield number, _parse(line), line
+                except ValueError as error:
+                    yield (
+                        number,
+                        BadLine(str(path), number, str(error), _shown(line)),
+                        b"",
+                    )
 
-    def bad(reason: str) -> BadLine:
-        shown = line[:_SHOWN] if rest else line.rstrip(b"\r\n")
-        return BadLine(path, number, reason, shown.decode(errors="backslashreplace"))
 
-    if rest:
-        size = len(line) + rest
-        return bad(f"has {size:,} bytes; a line may have {LONGEST_LINE:,}")
-    if number == 1:
-        line = line.removeprefix(b"\xef\xbb\xbf")
-    if not line.strip():
-        return None
+def _parse(line: bytes) -> Any:
+    """What the JSON says; a ValueError says why it cannot."""
     try:
-        text = line.decode()
+        return json.loads(line.decode(), object_pairs_hook=_distinct)
     except UnicodeDecodeError as error:
-        return bad(f"byte {error.start + 1} is no UTF-8 ({error.reason})")
-    try:
-        values = json.loads(text, object_pairs_hook=_distinct)
+        raise ValueError(
+            f"byte {error.start + 1} is no UTF-8 ({error.reason})"
+        ) from error
     except json.JSONDecodeError as error:
-        return bad(f"is no JSON: {error.msg} at character {error.pos + 1}")
-    except RecursionError:
-        return bad("is no JSON that can be read: too many brackets inside brackets")
-    except ValueError as error:  # a key twice, or a number of too many digits
-        return bad(str(error))
-    try:
-        return record_lib.from_json(values, number)
-    except ValueError as error:
-        return bad(str(error))
+        raise ValueError(
+            f"is no JSON: {error.msg} at character {error.pos + 1}"
+        ) from error
+    except RecursionError as error:
+        raise ValueError(
+            "is no JSON that can be read: too many brackets inside brackets"
+        ) from error
+
+
+def _shown(line: bytes) -> str:
+    return line.rstrip(b"\r\n").decode(errors="backslashreplace")
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

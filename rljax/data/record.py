@@ -103,7 +103,7 @@ def to_json(record: Record) -> dict[str, Any]:
         if value is not None and not (key in _OPTIONAL and not value):
             out[key] = value
     reward = out["reward"]
-    out["reward"] = int(reward) if reward == int(reward) else reward
+    out["reward"] = int(reward) if float(reward).is_integer() else reward
     return out
 
 
@@ -171,9 +171,9 @@ def _check_ids(record: Record, ids: np.ndarray, action: np.ndarray) -> None:
 
 def _named(value: Any) -> str:
     """A value with its kind, short."""
-    kinds = {str: "text", list: "a list", dict: "an object", type(None): "null"}
-    if value is None or type(value) not in kinds:
-        return repr(value)[:60]
+    kinds = {str: "text", list: "a list", dict: "an object"}
+    if type(value) not in kinds:
+        return "null" if value is None else repr(value)[:60]
     return f"{kinds[type(value)]} {str(value)[:60]!r}"
 
 
@@ -267,28 +267,41 @@ def _steps(values: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return steps
 
 
-def _messages(values: Mapping[str, Any], key: str) -> tuple[Message, ...]:
-    items = _list(values, key)
-    if not items:
-        raise _wrong(key, items, "a list of at least two messages")
-    messages = []
+def messages(items: Any, key: str = "conversations") -> tuple[Message, ...]:
+    """A conversation.
+
+    Args:
+      items: what the JSON says of it.
+      key: names it in errors.
+
+    Raises:
+      ValueError: if it is no list of messages, each with a known role and a text.
+    """
+    if not isinstance(items, list) or not items:
+        raise _wrong(key, items, "a list of messages")
+    found = []
     for i, item in enumerate(items):
         if not isinstance(item, Mapping):
             raise _wrong(f"{key}[{i}]", item, "an object with role and content")
         names = [("role", "content"), ("from", "value")]
         pair = next((p for p in names if p[0] in item and p[1] in item), None)
         if pair is None:
-            found = ", ".join(map(str, item)) or "nothing"
-            raise ValueError(f"{key}[{i}] has {found}, expected role and content")
+            keys = ", ".join(map(str, item)) or "nothing"
+            raise ValueError(f"{key}[{i}] has {keys}, expected role and content")
         role = item[pair[0]]
         if not isinstance(role, str) or role not in ROLES:
             raise _wrong(f"{key}[{i}].{pair[0]}", role, f"one of {', '.join(ROLES)}")
         place = f"{key}[{i}].{pair[1]}"
         text = _text({place: item[pair[1]]}, place)
-        messages.append(Message(ROLES[role], text))
-    if not any(message.role == POLICY for message in messages):
+        found.append(Message(ROLES[role], text))
+    return tuple(found)
+
+
+def _messages(values: Mapping[str, Any], key: str) -> tuple[Message, ...]:
+    found = messages(values[key], key)
+    if not any(message.role == POLICY for message in found):
         raise ValueError(f"{key} has no turn of the {POLICY}")
-    return tuple(messages)
+    return found
 
 
 _KEYS: dict[str, Callable[[Mapping[str, Any], str], Any]] = {
@@ -307,4 +320,5 @@ _KEYS: dict[str, Callable[[Mapping[str, Any], str], Any]] = {
     "log_probs": _log_probs,
     "truncated": _flag,
 }
+KEYS = tuple(_KEYS)  # that a line may have
 _OPTIONAL = {"conversations", "task", "source", "steps", "truncated"}

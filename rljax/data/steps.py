@@ -87,6 +87,17 @@ def at(lengths: Sequence[int]) -> Split:
     return number
 
 
+@functools.lru_cache(maxsize=16)
+def special_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Special tokens, those included that have no name such as `eos_token`.
+
+    Args:
+      tokenizer: any Hugging Face tokenizer; asked once.
+    """
+    added = tokenizer.added_tokens_decoder.items()
+    return tuple({*tokenizer.all_special_ids, *(i for i, t in added if t.special)})
+
+
 def turns(action: np.ndarray) -> list[tuple[int, int]]:
     """Where each run of the policy's tokens begins and stops.
 
@@ -151,13 +162,13 @@ def _decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 
 def _ends(text: str, delimiters: Iterable[str]) -> list[int]:
-    """Where a delimiter ends; they may overlap."""
+    """Where a delimiter ends; what one has used up is not part of the next."""
     found = set()
     for delimiter in delimiters:
         place = text.find(delimiter)
         while place >= 0:
             found.add(place + len(delimiter))
-            place = text.find(delimiter, place + 1)
+            place = text.find(delimiter, place + len(delimiter))
     return sorted(found)
 
 
@@ -175,7 +186,7 @@ def _visible(
     """Tokens that show something, bool."""
     begins = np.r_[0, reach[:-1]]
     shown = [bool(text[a:b].strip()) for a, b in zip(begins, reach, strict=True)]
-    return np.array(shown, bool) & ~np.isin(ids, tokenizer.all_special_ids)
+    return np.array(shown, bool) & ~np.isin(ids, special_ids(tokenizer))
 
 
 def _joined(segment: np.ndarray, visible: np.ndarray) -> np.ndarray:
