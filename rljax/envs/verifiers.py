@@ -14,10 +14,10 @@ Verify = Callable[[str, str], bool]  # (answer, response) -> right
 
 MARK = "####"
 PHRASE = "he answer is"
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 # After a number: a unit sign, then the end, a space, or the full stop of a sentence.
 _FINAL = re.compile(
-    rf"\s*\$?(?P<sign>[-+]?)\$?(?P<whole>{_DIGITS}(?!,?[0-9]))?"
+    rf"\s*\$?(?P<sign>[-+]?)\$?(?P<whole>{_DIGITS})?"
     r"(?:\.(?P<part>[0-9]*))?%?\.?(?=\s|$)"
 )
 
