@@ -104,3 +104,21 @@ class Episode(NamedTuple):
     source: str  # where the log has it from; "" if it does not say
     line: int  # of the log, from 1 on
     log_probs: np.ndarray | None = None  # float32 [T], of the policy that sampled
+
+
+class Packed(NamedTuple):
+    """A batch of texts, several of them in a row, and the actions in them.
+
+    A device has R rows of T tokens, and E texts with at most L actions each. Where
+    texts are compared, those of one comparison stand next to each other.
+    """
+
+    ids: jax.Array  # int32 [R, T]
+    position: jax.Array  # int32 [R, T], in its own text
+    segment: jax.Array  # int32 [R, T], number of the text in its row; 0 is padding
+    at: jax.Array  # int32 [E, L], row * T + column of the token before an action
+    action: jax.Array  # int32 [E, L], the tokens that the policy said
+    mask: jax.Array  # bool [E, L], there is an action
+    step: jax.Array  # int32 [E, L], number of the step it belongs to
+    reward: jax.Array  # float32 [E]
+    line: jax.Array  # int32 [E], of the log it is from; -1 for none

@@ -1,0 +1,221 @@
+"""Batches of logged texts, packed into rows of one length, in an order that is data.
+
+What update n learns from is a function of the texts, the seed and n. So the cursor of
+a run is the number of its update, and a resumed run reads what it would have read.
+Works on the host. Shapes: see `types.Packed`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rljax.types import Episode, Packed
+
+Item = tuple[Episode, ...]  # texts that are compared with each other, or one
+# Items of a batch -> the same number of items, such as with mismatched answers added.
+Compose = Callable[[list[Item]], list[Item]]
+
+
+class Plan(NamedTuple):
+    """How a log is read; `make_plan` makes it.
+
+    Attributes:
+      items: of the log, in its order.
+      compose: what becomes of the items of a batch.
+      batch_size: items of an update, over all devices.
+      epochs: passes over the log.
+      seed: of the order.
+      num_devices: that share a batch evenly.
+      rows: R of each device, enough for every batch of the run.
+      tokens: T.
+      actions: L.
+      members: texts of an item.
+    """
+
+    items: Sequence[Item]
+    compose: Compose
+    batch_size: int
+    epochs: int
+    seed: int
+    num_devices: int
+    rows: int
+    tokens: int
+    actions: int
+    members: int
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """The last of them may have fewer items."""
+        return -(-len(self.items) // self.batch_size)
+
+    @property
+    def updates(self) -> int:
+        """Of the whole run."""
+        return self.epochs * self.updates_per_epoch
+
+
+def as_they_are(items: list[Item]) -> list[Item]:
+    """Composes nothing."""
+    return items
+
+
+def make_plan(
+    items: Sequence[Item],
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    num_devices: int = 1,
+    tokens: int | None = None,
+    compose: Compose = as_they_are,
+) -> Plan:
+    """Finds the sizes that all batches of a run fit into.
+
+    Args:
+      items: at least one; all of the same number of texts.
+      batch_size: items of an update.
+      epochs: passes over the log.
+      seed: of the order.
+      num_devices: that share a batch.
+      tokens: length of a row; by default the longest text's, or twice that where
+        texts are short beside it, to the next multiple of 16.
+      compose: applied to the items of each batch.
+
+    Raises:
+      ValueError: if there is no item, a size is impossible, or a text is longer than
+        a row. Nothing is cut off.
+    """
+    if not items:
+        raise ValueError("there is nothing to learn from: no items were given")
+    for name, value in (("batch_size", batch_size), ("epochs", epochs)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
+    if batch_size % num_devices:
+        raise ValueError(
+            f"batch_size is {batch_size}, which {num_devices} devices cannot share "
+            "evenly"
+        )
+    plan = Plan(
+        items, compose, batch_size, epochs, seed, num_devices, 0, 0, 0, 0
+    )  # fmt: skip
+    shares = [
+        share for n in range(plan.updates) for share in _shares(plan, batch_of(plan, n))
+    ]
+    texts = [text for share in shares for item in share for text in item]
+    longest = max(len(text.ids) for text in texts)
+    if tokens is None:
+        tokens = -(-longest // 16) * 16
+    for text in texts:
+        if len(text.ids) > tokens:
+            raise ValueError(
+                f"the text of line {text.line} has {len(text.ids)} tokens, but a row "
+                f"holds {tokens}: allow longer rows or leave the line out"
+            )
+    members = {len(item) for share in shares for item in share}
+    if len(members) > 1:
+        raise ValueError(f"items have {sorted(members)} texts; all must have as many")
+    return plan._replace(
+        rows=max(len(_fill(_texts(share), tokens)) for share in shares),
+        tokens=tokens,
+        actions=max(1, max(int(text.action.sum()) for text in texts)),
+        members=members.pop(),
+    )
+
+
+def batch_of(plan: Plan, update: int) -> list[Item]:
+    """The items of an update, before they are packed.
+
+    Every item comes once an epoch, in an order of its own for each epoch.
+    """
+    if not 0 <= update < plan.updates:
+        raise ValueError(f"update is {update}; the run has {plan.updates}")
+    epoch, number = divmod(update, plan.updates_per_epoch)
+    order = np.random.default_rng([plan.seed, epoch]).permutation(len(plan.items))
+    chosen = order[number * plan.batch_size : (number + 1) * plan.batch_size]
+    return plan.compose([plan.items[i] for i in chosen])
+
+
+def pack(plan: Plan, items: list[Item]) -> Packed:
+    """Items as one batch, for all devices.
+
+    Args:
+      plan: whose sizes are used.
+      items: at most `plan.batch_size`.
+
+    Returns:
+      A batch; with a leading axis of devices where there are several.
+    """
+    packed = [_pack(plan, share) for share in _shares(plan, items)]
+    if plan.num_devices == 1:
+        return packed[0]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *packed)
+
+
+def num_tokens(items: list[Item]) -> int:
+    """Tokens of all texts, prompts included."""
+    return sum(len(text.ids) for item in items for text in item)
+
+
+def _shares(plan: Plan, items: list[Item]) -> list[list[Item]]:
+    """Deals items to devices so that each has about as many tokens."""
+    if plan.num_devices == 1:
+        return [items]
+    size = plan.batch_size // plan.num_devices
+    shares: list[list[Item]] = [[] for _ in range(plan.num_devices)]
+    loads = [0] * plan.num_devices
+    for item in sorted(items, key=lambda item: -num_tokens([item])):
+        open_ = [d for d in range(plan.num_devices) if len(shares[d]) < size]
+        least = min(open_, key=lambda d: loads[d])
+        shares[least].append(item)
+        loads[least] += num_tokens([item])
+    return shares
+
+
+def _texts(items: list[Item]) -> list[Episode]:
+    return [text for item in items for text in item]
+
+
+def _fill(texts: list[Episode], tokens: int) -> list[list[int]]:
+    """First fit, longest first: which texts each row holds."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(texts)), key=lambda i: -len(texts[i].ids)):
+        size = len(texts[i].ids)
+        row = next((r for r, left in enumerate(room) if left >= size), None)
+        if row is None:
+            row = len(rows)
+            rows.append([])
+            room.append(tokens)
+        rows[row].append(i)
+        room[row] -= size
+    return rows
+
+
+def _pack(plan: Plan, items: list[Item]) -> Packed:
+    """The batch of one device."""
+    size = plan.batch_size // plan.num_devices * plan.members
+    wide, deep = plan.tokens, plan.actions
+    ids, position, segment = (np.zeros((plan.rows, wide), np.int32) for _ in range(3))
+    at, action, step = (np.zeros((size, deep), np.int32) for _ in range(3))
+    mask = np.zeros((size, deep), bool)
+    reward, line = np.zeros(size, np.float32), np.full(size, -1, np.int32)
+    texts = _texts(items)
+    for row, members in enumerate(_fill(texts, wide)):
+        begin = 0
+        for number, e in enumerate(members, 1):
+            text = texts[e]
+            end = begin + len(text.ids)
+            ids[row, begin:end] = text.ids
+            position[row, begin:end] = np.arange(end - begin)
+            segment[row, begin:end] = number
+            (said,) = np.nonzero(text.action)
+            count = len(said)
+            at[e, :count] = row * wide + begin + said - 1
+            action[e, :count], mask[e, :count] = text.ids[said], True
+            step[e, :count] = text.step[said]
+            reward[e], line[e] = text.reward, text.line
+            begin = end
+    found = (ids, position, segment, at, action, mask, step, reward, line)
+    return Packed(*map(jnp.asarray, found))
