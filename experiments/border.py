@@ -67,6 +67,23 @@ def require(holds: bool, key: str, value: Any, limit: str) -> None:
         raise ConfigError(f"config.{key} is {value!r}: it must be {limit}")
 
 
+def limits(config: Any, allowed: Mapping[str, Limit]) -> None:
+    """Checks numbers of a config against their limits.
+
+    Args:
+      config: the whole of it.
+      allowed: dotted key -> limit.
+
+    Raises:
+      ConfigError: naming the key, the value and the limit.
+    """
+    for key, limit in allowed.items():
+        value = config
+        for name in key.split("."):
+            value = value[name]
+        require(value is not None and limit.holds(value), key, value, str(limit))
+
+
 def pick(table: Mapping[str, Any], name: str, key: str) -> Any:
     """What a flag names.
 

@@ -74,7 +74,7 @@ def train(
     Raises:
       RunError: for anything the user can mend, in words.
     """
-    _keep_compiled()
+    keep_compiled()
     parallel = parallel_of(config)
     method = make_method(parallel)
     init = _initialiser(config, parallel, method)
@@ -145,7 +145,7 @@ def train(
         ) from error
 
 
-def _keep_compiled() -> None:
+def keep_compiled() -> None:
     """Keeps compiled programs on disk, unless told where: resumes start at once."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = pathlib.Path.home() / ".cache" / "rljax-xla"
@@ -228,7 +228,7 @@ def _conclude(
     print(metrics.final_table(random, before, after))
     metrics.write_summary(
         folder / "summary.json", random, before, after,
-        position.train_seconds, position.env_steps, position.updates,
+        position.train_seconds, position.axis, position.updates,
     )  # fmt: skip
     report.write_episodes(folder, shown)
     print(f"report: {report.build(folder)}")

@@ -51,7 +51,7 @@ class Program(NamedTuple):
     Attributes:
       init: () -> State, jitted.
       iterate: State -> (State, metrics), compiled, two seconds at most. May donate.
-        Its metrics hold `updates` and `env_steps`, counted from the start of the
+        Its metrics hold `updates` and the `axis`, counted from the start of the
         run, and may hold NONFINITE and IN_A_ROW.
       evaluate: (State, final, pause) -> {"eval/<panel>/<kind>": success}; `final`
         before and after training, not in between, where fewer scenes will do. To
@@ -67,6 +67,7 @@ class Program(NamedTuple):
         move are left out here, and put back by `init` and `restore`.
       devices: the number the state is laid out for; `restore` finds it again in
         `meta["devices"]`.
+      axis: what is counted beside updates: "env_steps", or "tokens" of a log.
     """
 
     init: Callable[[], PyTree]
@@ -78,6 +79,7 @@ class Program(NamedTuple):
     restore: Callable[[Read, dict[str, Any]], PyTree] | None = None
     kept: Callable[[PyTree], PyTree] = lambda state: state
     devices: int = 1
+    axis: str = "env_steps"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ class Schedule:
     """How long a run is and what happens how often, counted in calls."""
 
     calls: int  # of the whole run
-    total_steps: int  # environment steps in them, for the bar
+    total_steps: int  # of the axis in them, for the bar
     log_every: int = 1  # a row holds the metrics of its own call
     eval_every: int = 0  # 0: only before and after
     save_every: int = 0  # 0: by the clock alone
@@ -100,7 +102,7 @@ class Position:
 
     calls: int = 0
     updates: int = 0
-    env_steps: int = 0
+    axis: int = 0  # environment steps, or tokens
     nonfinite: int = 0
     train_seconds: float = 0.0  # in compiled calls, compiling included
 
@@ -147,6 +149,7 @@ def train(program: Program, schedule: Schedule, workdir: Workdir) -> Result:
         position.updates if position.calls else None,
         schedule.total_steps,
         silent=jax.process_index() > 0,
+        axis=program.axis,
     )
     random = before = after = None
     saved_at, saved = time.monotonic(), position
@@ -163,7 +166,7 @@ def train(program: Program, schedule: Schedule, workdir: Workdir) -> Result:
                 folder, "before", new, lambda: program.evaluate(state, True, run.pause)
             )
             if new:
-                writer.write({"env_steps": 0, "updates": 0, **before})
+                writer.write({program.axis: 0, "updates": 0, **before})
             if owed is not None:
                 after, owed = _tell(run, state, position, owed), None
                 _save(program, schedule, workdir, state, position)
@@ -234,7 +237,7 @@ def _call(run: _Run, state: PyTree, position: Position) -> tuple[PyTree, Positio
     before, position = position, Position(
         calls=position.calls + 1,
         updates=int(row["updates"]),
-        env_steps=int(row["env_steps"]),
+        axis=int(row[run.program.axis]),
         nonfinite=int(row.get(NONFINITE, 0)),
         train_seconds=position.train_seconds + seconds,
     )  # fmt: skip
@@ -242,7 +245,8 @@ def _call(run: _Run, state: PyTree, position: Position) -> tuple[PyTree, Positio
     _watch_nonfinite(run, state, before, position, row)
     row["timing_s/call"] = seconds
     row["timing_s/train"] = position.train_seconds
-    row["perf/env_steps_per_second"] = (position.env_steps - before.env_steps) / seconds
+    gained = position.axis - before.axis
+    row[f"perf/{run.program.axis}_per_second"] = gained / seconds
     row["perf/updates_per_second"] = (position.updates - before.updates) / seconds
     return state, position, row
 
@@ -298,7 +302,7 @@ def _evaluate(
         return read_json(path)["metrics"]
     found = metrics.numbers(run.program.evaluate(state, final, run.pause))
     if jax.process_index() == 0:
-        record = {"updates": position.updates, "env_steps": position.env_steps}
+        record = {"updates": position.updates, run.program.axis: position.axis}
         write_json(path, {**record, "metrics": found})
     return found
 

@@ -1,9 +1,9 @@
 """What a run says while it goes and when it ends.
 
-`metrics.jsonl` has one line per logging update, each with both axes (`env_steps`
-and `updates`) and metrics in slash groups: train/ critic/ rollout/ replay/
-offpolicy/ eval/ perf/ timing_s/. `tb/` has the same for TensorBoard, with
-`env_steps` as its step.
+`metrics.jsonl` has one line per logging update, each with both axes (`updates`, and
+`env_steps`, or `tokens` where a log is learnt from) and metrics in slash groups:
+train/ critic/ rollout/ replay/ offpolicy/ eval/ perf/ timing_s/. `tb/` has the same
+for TensorBoard, with the second axis as its step.
 """
 
 import json
@@ -39,7 +39,7 @@ def read_rows(path: pathlib.Path) -> list[Row]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            row["updates"], row["env_steps"]
+            row["updates"]
             rows.append(row)
         except (ValueError, KeyError, TypeError) as error:
             if number < len(lines):
@@ -85,6 +85,7 @@ class Writer:
       total_steps: environment steps of the whole run, for the bar.
       success: name of the metric shown as success, where a row has it.
       silent: write and show nothing, for the processes after the first.
+      axis: what `total_steps` counts, beside updates.
     """
 
     def __init__(
@@ -94,12 +95,14 @@ class Writer:
         total_steps: int,
         success: str = "rollout/success",
         silent: bool = False,
+        axis: str = "env_steps",
     ) -> None:
         """Opens the files; see the class."""
         self.last_updates = -1 if updates is None else updates
         self._success = success
         self._total = total_steps
         self._silent = silent
+        self._axis = axis
         self._start: tuple[float, int] | None = None
         self._printed = -math.inf
         self._file = self._board = self._bar = None
@@ -110,11 +113,14 @@ class Writer:
             self.last_updates = int(kept[-1]["updates"])
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         # TensorBoard hides events from `purge_step` on: those of the lost stretch.
-        steps = int(kept[-1]["env_steps"]) + 1 if kept else 0
+        steps = int(kept[-1][axis]) + 1 if kept else 0
         self._board = tensorboardX.SummaryWriter(str(folder / "tb"), purge_step=steps)
         if sys.stderr.isatty():
             self._bar = tqdm.tqdm(
-                total=total_steps, unit="step", unit_scale=True, dynamic_ncols=True
+                total=total_steps,
+                unit=self._unit(),
+                unit_scale=True,
+                dynamic_ncols=True,
             )
 
     def write(self, row: Row) -> None:
@@ -130,14 +136,14 @@ class Writer:
         self._file.flush()
         for name, value in row.items():
             # A kind no episode of which ended has no success: NaN, nothing to draw.
-            if name != "env_steps" and value is not None and math.isfinite(value):
-                self._board.add_scalar(name, value, int(row["env_steps"]))
+            if name != self._axis and value is not None and math.isfinite(value):
+                self._board.add_scalar(name, value, int(row[self._axis]))
 
     def progress(self, row: Row, last: bool = False) -> None:
         """Shows how far the run is: the bar, or a plain line now and then."""
         if self._silent:
             return
-        now, steps = time.monotonic(), int(row["env_steps"])
+        now, steps = time.monotonic(), int(row[self._axis])
         if self._start is None:
             self._start = (now, steps)  # after the compiling call, so speeds are true
         seconds, gained = now - self._start[0], steps - self._start[1]
@@ -153,12 +159,15 @@ class Writer:
             pace = ""
             if speed:
                 left = clock((self._total - steps) / speed)
-                pace = f" | {speed:,.0f} steps/s | {left} left"
+                pace = f" | {speed:,.0f} {self._unit()}s/s | {left} left"
+            done = f"{steps:,} of {self._total:,} {self._unit()}s"
             print(
-                f"update {row['updates']:,} | {steps:,} of {self._total:,} steps | "
-                f"{shown}{pace}",
+                f"update {row['updates']:,} | {done} | {shown}{pace}",
                 flush=True,
             )
+
+    def _unit(self) -> str:
+        return self._axis.removeprefix("env_").removesuffix("s")
 
     def say(self, text: str) -> None:
         """Prints a line without tearing the bar."""

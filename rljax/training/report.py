@@ -17,7 +17,7 @@ from rljax.training.report_page import page
 from rljax.training.workdir import flatten
 
 _SHOWN_COMMANDS = 6  # of each step; the rest can be unfolded
-_X = "environment steps"
+AXES = {"tokens": "tokens", "env_steps": "environment steps"}
 
 
 class Command(TypedDict):
@@ -97,7 +97,7 @@ def _cards(rows: Sequence[metrics.Row], summary: Mapping[str, Any]) -> str:
     last = rows[-1] if rows else {}
     seconds = summary.get("train_seconds", last.get("timing_s/train"))
     cards = {
-        "environment steps": f"{int(last.get('env_steps', 0)):,}",
+        AXES[_axis(last)]: f"{int(last.get(_axis(last), 0)):,}",
         "updates": f"{int(last.get('updates', 0)):,}",
         "training time": metrics.clock(seconds) if seconds is not None else "-",
     }
@@ -148,10 +148,18 @@ def _evaluation(folder: pathlib.Path) -> str:
     )
 
 
+def _axis(row: metrics.Row) -> str:
+    return next((name for name in AXES if name in row), "env_steps")
+
+
+def _label(rows: Sequence[metrics.Row]) -> str:
+    return AXES[_axis(rows[-1])] if rows else AXES["env_steps"]
+
+
 def _series(rows: Iterable[metrics.Row], name: str, label: str) -> figures.Series:
     held = [row for row in rows if row.get(name) is not None]
     return figures.Series(
-        label, [row["env_steps"] for row in held], [row[name] for row in held]
+        label, [row[_axis(row)] for row in held], [row[name] for row in held]
     )
 
 
@@ -165,12 +173,16 @@ def _success_charts(rows: Sequence[metrics.Row]) -> str:
     training = [name for name in names if name.startswith("rollout/success")]
     if training:
         lines = [_series(rows, n, n.removeprefix("rollout/")) for n in training]
-        charts.append(figures.line_chart("training episodes", lines, _X, (0.0, 1.0)))
+        charts.append(
+            figures.line_chart("training episodes", lines, _label(rows), (0.0, 1.0))
+        )
     panels = metrics.panels(dict.fromkeys(names, 0.0))
     for panel, kinds in panels.items():
         lines = [_series(rows, f"eval/{panel}/{kind}", kind) for kind in kinds]
         title = f"evaluation: {_words(panel)}"
-        charts.append(figures.line_chart(title, lines, _X, (0.0, 1.0), markers=True))
+        charts.append(
+            figures.line_chart(title, lines, _label(rows), (0.0, 1.0), markers=True)
+        )
     if not charts:
         return ""
     return f'<h2>Success</h2><div class="charts">{"".join(charts)}</div>'
@@ -184,7 +196,8 @@ def _metric_charts(rows: Sequence[metrics.Row]) -> str:
     ]
     names.sort(key=lambda name: _order(name.partition("/")[0]))
     charts = (
-        figures.line_chart(name, [_series(rows, name, name)], _X) for name in names
+        figures.line_chart(name, [_series(rows, name, name)], _label(rows))
+        for name in names
     )
     return f'<h2>Learning</h2><div class="charts">{"".join(charts)}</div>'
 

@@ -64,7 +64,7 @@ def test_a_whole_run(whole):
     path, result = whole
     assert result.stopped_by is None
     assert dataclasses.replace(result.position, train_seconds=0.0) == loop.Position(
-        calls=CALLS, updates=2 * CALLS, env_steps=64 * CALLS
+        calls=CALLS, updates=2 * CALLS, axis=64 * CALLS
     )
     assert [row["updates"] for row in rows(path)] == list(range(0, 2 * CALLS + 1, 2))
     evaluated = [

@@ -1,0 +1,124 @@
+"""Answers of a model to problems, judged and written down as a log.
+
+    python -m experiments.collect --config=experiments/configs/collect.py:arithmetic \
+        --workdir=runs/log --config.model.path=runs/sft/hf
+
+The workdir holds `log.jsonl.gz`, a line for each answer with its token ids and their
+log-probabilities, and `summary.json`. What is there already is not sampled again: a
+collection that was stopped goes on, and gives the same log.
+"""
+
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+
+from experiments import border, offline, reasoning
+from experiments.border import AT_LEAST_ONE, Limit
+from rljax.data import episodes, logs
+from rljax.data.record import Record
+from rljax.training import files
+
+LIMITS = {"samples": AT_LEAST_ONE, "temperature": Limit(0), "chunk": AT_LEAST_ONE}
+
+
+def main(config: Any, workdir: str) -> None:
+    """Runs what the config says."""
+    border.limits(config, LIMITS)
+    border.require(
+        bool(config.model.path), "model.path", config.model.path, "a model that answers"
+    )
+    task, start = reasoning.make_task(config), offline.choose_start(config)
+    asked = border.pick(task._asdict(), config.split, "split")
+    asked = asked[: config.problems or None]
+    answerer = reasoning.make_answerer(
+        start.config, start.tokenizer, task.verify, config.eval, start.eos_ids
+    )
+    folder = pathlib.Path(workdir)
+    parts = folder / "parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    _require_same(folder, config)
+    params, began = start.weights(), time.monotonic()
+    names = []
+    for first in range(0, len(asked), config.chunk):
+        names.append(parts / f"{first:07}.jsonl.gz")
+        if names[-1].exists():
+            continue
+        some = asked[first : first + config.chunk]
+        # A seed of its own, so that a part does not depend on those before it.
+        seed = int(np.random.default_rng([config.seed, first]).integers(2**31))
+        found = answerer.ask(params, some, config.samples, config.temperature, seed)
+        logs.write(names[-1], _records(config, start, answerer, some, found))
+        done = min(first + config.chunk, len(asked))
+        print(
+            f"{done:,} of {len(asked):,} problems, {found.right.mean():.3f} right, "
+            f"{time.monotonic() - began:.0f} s",
+            flush=True,
+        )
+    joined = folder / "log.jsonl.gz"
+    records = [record for name in names for record in logs.read(name)]
+    logs.write(joined, records)
+    rewards = np.array([record.reward for record in records])
+    by_task = rewards.reshape(-1, config.samples).mean(axis=1)
+    summary = {
+        "problems": len(asked),
+        "answers": len(records),
+        "right": float(rewards.mean()),
+        "all_right": float((by_task == 1).mean()),
+        "all_wrong": float((by_task == 0).mean()),
+        "cut_short": float(np.mean([record.truncated for record in records])),
+        "tokens": sum(
+            len(np.asarray(r.prompt_ids)) + len(np.asarray(r.response_ids))
+            for r in records
+        ),
+    }
+    files.write_json(folder / "summary.json", summary)
+    for name, value in summary.items():
+        print(f"{name:>10} {value:,}" if value >= 1 else f"{name:>10} {value:.3f}")
+    print(f"log: {joined}")
+
+
+def _records(config, start: offline.Start, answerer, some, found) -> list[Record]:
+    records = []
+    for n, ids in enumerate(found.ids):
+        problem = some[n // config.samples]
+        records.append(
+            Record(
+                line=n + 1,
+                prompt=problem.prompt,
+                response=answerer.text(ids),
+                prompt_ids=episodes.prompt_ids(start.tokenizer, problem.prompt),
+                response_ids=ids,
+                log_probs=found.log_probs[n],
+                reward=float(found.right[n]),
+                task=problem.task,
+                source=config.source,
+                truncated=not bool(found.stopped[n]),
+            )
+        )
+    return records
+
+
+def _require_same(folder: pathlib.Path, config: Any) -> None:
+    """A folder belongs to one config."""
+    record = folder / "config.json"
+    values = config.to_dict()
+    if record.exists() and files.read_json(record)["config"] != _plain(values):
+        raise border.ConfigError(
+            f"{folder} holds answers of another config: choose a new --workdir"
+        )
+    files.write_json(record, {"config": values})
+
+
+def _plain(values: Any) -> Any:
+    """As JSON gives it back: tuples are lists."""
+    if isinstance(values, dict):
+        return {key: _plain(value) for key, value in values.items()}
+    if isinstance(values, tuple | list):
+        return [_plain(value) for value in values]
+    return values
+
+
+if __name__ == "__main__":
+    border.run(main, __doc__)

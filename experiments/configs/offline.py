@@ -1,0 +1,117 @@
+"""What every method that learns from logs shares: model, task, data, evaluation."""
+
+from ml_collections import config_dict
+
+PAPER = ("qwen2.5_math_1.5b", "deepseekmath_7b", "minicpm_2b")
+SCALES = ("smoke", "arithmetic", "gsm8k", *PAPER)
+
+
+def shared(scale: str) -> config_dict.ConfigDict:
+    """The settings that do not depend on the method."""
+    if scale not in SCALES:
+        raise ValueError(f"scale is one of {', '.join(SCALES)}, got {scale!r}")
+    config = config_dict.ConfigDict()
+    config.seed = 0
+    config.parallel = "jit"  # jit: one device; pmap: data parallel
+    config.num_devices = 0  # of pmap; 0 takes all there are
+    config.resume = "auto"  # auto, never, or the update to go on from
+
+    config.model = config_dict.ConfigDict()
+    # A Hugging Face folder, such as hf/ of an earlier workdir, a .gguf file or
+    # smollm2. Empty, for sft alone: a decoder of the sizes below, from random weights.
+    config.model.path = ""
+    config.model.width = 160
+    config.model.layers = 4
+    config.model.heads = 4
+    config.model.mlp_width = 432
+    config.model.param_dtype = ""  # float32, bfloat16; empty: the model's own
+    config.model.dtype = ""  # of activations, the same
+    config.model.remat = False  # less memory, more time
+
+    # Adapters beside the frozen weights of model.path; rank 0: the whole model learns.
+    config.lora = config_dict.ConfigDict()
+    config.lora.rank = 0
+    config.lora.alpha = 32.0
+    config.lora.targets = (
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    )
+
+    config.task = config_dict.ConfigDict()
+    config.task.name = "arithmetic"  # gsm8k, math: their files at task.train, task.test
+    config.task.train = ""
+    config.task.test = ""  # empty: the last task.test_size problems of train
+    config.task.train_size = 4_000  # of a file, 0: all that are left
+    config.task.dev_size = 500  # problems to choose settings with
+    config.task.test_size = 1_000
+    config.task.seed = 1  # of arithmetic's problems
+    config.task.operations = (3, 5)
+    config.task.largest = 20
+    config.task.factor = 5
+
+    config.data = config_dict.ConfigDict()
+    config.data.path = ""  # a log; empty, for sft alone: the task's own solutions
+    config.data.on_error = "stop"  # or skip: bad lines go to rejects.jsonl
+    config.data.row_tokens = 256  # texts are packed into rows; 0: the longest text's
+    config.data.batch_size = 128  # episodes, pairs or answers of an update
+    config.data.epochs = 1
+
+    config.optimizer = config_dict.ConfigDict()
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.warmup = 0.03  # share of the updates
+    config.optimizer.max_grad_norm = 1.0
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.95
+    config.optimizer.epsilon = 1e-8
+
+    config.eval = config_dict.ConfigDict()
+    config.eval.split = "dev"  # or test
+    config.eval.problems = 0  # of the split; 0: all
+    config.eval.every_updates = 0  # 0: before and after
+    config.eval.batch = 64  # answers under way at a time
+    config.eval.prompt_tokens = 32  # bucket of the longest prompt
+    config.eval.max_tokens = 96
+
+    config.log = config_dict.ConfigDict()
+    config.log.checkpoint_every_updates = 500
+    config.log.keep_checkpoints = 2
+
+    if scale == "smoke":
+        config.model.width = 32
+        config.model.layers = 1
+        config.model.heads = 2
+        config.model.mlp_width = 64
+        config.task.train_size = 64
+        config.task.dev_size = 8
+        config.task.test_size = 8
+        config.data.batch_size = 16
+        config.eval.batch = 8
+    if scale == "gsm8k" or scale in PAPER:
+        config.task.name = "gsm8k"
+        config.task.train_size = 0
+        config.task.test_size = 1_000
+        config.data.row_tokens = 1_024
+        config.eval.prompt_tokens = 512
+        config.eval.max_tokens = 512
+        config.model.dtype = "bfloat16"
+        config.model.remat = True
+    return config
+
+
+def as_in_paper(config: config_dict.ConfigDict, scale: str) -> None:
+    """OREO's settings of Wang et al., 2024 (arXiv:2412.16145), tables and scripts.
+
+    Its MiniCPM learnt ALFWorld from conversations; 3 epochs as printed, the released
+    script has 5. Policy and value have learning rate 5e-6, the 7B's LoRA critic 1e-4.
+    """
+    config.beta, config.kl_weight = 0.03, 0.01
+    config.data.batch_size = 128
+    config.data.epochs = {"deepseekmath_7b": 2, "minicpm_2b": 3}.get(scale, 1)
+    config.data.row_tokens = 4_096 if scale == "minicpm_2b" else 2_048
+    config.optimizer.learning_rate = config.critic.learning_rate = 5e-6
+    config.model.param_dtype = "bfloat16"  # stepped in float32
+    config.eval.max_tokens = 2_048
+    if scale == "deepseekmath_7b":
+        config.value = "adapter"
+        config.critic.learning_rate = 1e-4

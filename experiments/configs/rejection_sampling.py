@@ -1,0 +1,23 @@
+"""Supervised fine-tuning on the good episodes of a log.
+
+    python -m experiments.rejection_sampling \
+        --config=experiments/configs/rejection_sampling.py:arithmetic --workdir=runs/r \
+        --config.model.path=runs/sft/hf --config.data.path=runs/log.jsonl.gz
+
+Scales: `:smoke` (seconds), `:arithmetic` (a decoder of 1.2 M parameters on two cores),
+`:gsm8k` (a model and files that flags name).
+"""
+
+from ml_collections import config_dict
+
+from experiments.configs import offline
+
+
+def get_config(scale: str = "arithmetic") -> config_dict.ConfigDict:
+    """Settings of a run; `scale` is what follows the colon of --config."""
+    config = offline.shared(scale)
+
+    config.optimizer.learning_rate = 2e-4
+    if scale == "gsm8k":
+        config.optimizer.learning_rate = 5e-6
+    return config

@@ -1,0 +1,28 @@
+"""Supervised fine-tuning on written solutions, or on a log.
+
+    python -m experiments.sft \
+        --config=experiments/configs/sft.py:arithmetic --workdir=runs/sft
+
+Scales: `:smoke` (seconds), `:arithmetic` (a decoder of 1.2 M parameters from random
+weights, on two cores), `:gsm8k` (a model and files that flags name).
+"""
+
+from ml_collections import config_dict
+
+from experiments.configs import offline
+
+
+def get_config(scale: str = "arithmetic") -> config_dict.ConfigDict:
+    """Settings of a run; `scale` is what follows the colon of --config."""
+    config = offline.shared(scale)
+    config.optimizer.learning_rate = 2e-3
+    config.data.batch_size = 64
+    config.data.epochs = 30
+    if scale == "smoke":
+        config.data.batch_size = 16
+        config.data.epochs = 2
+    if scale == "gsm8k":
+        config.optimizer.learning_rate = 2e-5
+        config.data.batch_size = 128
+        config.data.epochs = 3
+    return config

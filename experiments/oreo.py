@@ -1,0 +1,81 @@
+"""OREO: a policy and a value learnt together from a log, failures included.
+
+    python -m experiments.oreo \
+        --config=experiments/configs/oreo.py:arithmetic --workdir=runs/oreo \
+        --config.model.path=runs/sft/hf --config.data.path=runs/log.jsonl.gz
+"""
+
+import dataclasses
+from typing import Any
+
+from experiments import border, offline
+from experiments.border import POSITIVE, ConfigError, Limit, pick
+from rljax.agents import oreo
+from rljax.losses import oreo as losses
+from rljax.models.lora import LoraConfig
+from rljax.policy import texts
+
+LEVELS = {
+    "token": losses.by_token,
+    "step": losses.by_step,
+    "response": losses.by_answer,
+}
+ACTOR_LOSSES = {
+    "own_action": losses.actor_loss,
+    "full_gradient": losses.full_gradient_actor_loss,
+    "one_step": losses.one_step_actor_loss,
+}
+
+
+def _own_trunk(config: Any, start: offline.Start) -> oreo.Value:
+    return oreo.own_trunk(start.texts)
+
+
+def _shared_trunk(config: Any, start: offline.Start) -> oreo.Value:
+    return oreo.shared_trunk(start.texts)
+
+
+def _adapter(config: Any, start: offline.Start) -> oreo.Value:
+    """A LoRA critic beside the reference, whatever the policy is."""
+    try:
+        how = LoraConfig(config.critic.lora_rank, config.critic.lora_alpha)
+    except ValueError as error:
+        raise ConfigError(f"config.critic.lora: {error}") from error
+    return oreo.own_trunk(texts.make(start.config, how))
+
+
+VALUES = {"own_trunk": _own_trunk, "shared_trunk": _shared_trunk, "adapter": _adapter}
+
+
+def main(config: Any, workdir: str) -> None:
+    """Runs what the config says."""
+    limits = {
+        "beta": POSITIVE,
+        "kl_weight": Limit(0),
+        "critic.learning_rate": POSITIVE,
+    }
+    border.limits(config, limits)
+    actor = offline.optimizer_of(config.optimizer)
+    critic = dataclasses.replace(actor, learning_rate=config.critic.learning_rate)
+    level = pick(LEVELS, config.level, "level")
+    actor_loss = pick(ACTOR_LOSSES, config.actor_loss, "actor_loss")
+    value = pick(VALUES, config.value, "value")
+
+    def make(start, updates, axis_name):
+        settings = oreo.Config(
+            beta=config.beta,
+            kl_weight=config.kl_weight,
+            updates=updates,
+            actor=actor,
+            critic=critic,
+        )
+        return oreo.make(
+            start.texts, value(config, start), settings, level, actor_loss, axis_name
+        )
+
+    method = offline.Method(offline.single, make, f"OREO, {config.level} level")
+    offline.train_on_log(config, workdir, method)
+
+
+if __name__ == "__main__":
+    border.run(main, __doc__)

@@ -1,0 +1,68 @@
+"""Supervised fine-tuning: learns to say what solutions or a log say.
+
+    python -m experiments.sft \
+        --config=experiments/configs/sft.py:arithmetic --workdir=runs/sft
+
+Without `data.path` it learns the written solutions of the task's training problems;
+with it every episode of the log, whatever its reward.
+"""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from experiments import border, offline, reasoning
+from rljax.agents import imitation
+from rljax.data import episodes
+from rljax.data.record import Record
+from rljax.types import Episode
+
+
+def main(config: Any, workdir: str) -> None:
+    """Runs what the config says."""
+    optimizer = offline.optimizer_of(config.optimizer)
+
+    def make(start, updates, axis_name):
+        return imitation.make(
+            start.texts,
+            imitation.Config(updates=updates, actor=optimizer),
+            start.adapter is not None,
+            axis_name,
+        )
+
+    def log_of(
+        start: offline.Start, task: reasoning.Task, folder: pathlib.Path
+    ) -> list[Episode]:
+        if config.data.path:
+            return offline.read_log(config, start, folder)
+        return solutions(start, task)
+
+    method = offline.Method(offline.single, make, "supervised fine-tuning")
+    offline.train(config, workdir, method, log_of)
+
+
+def solutions(start: offline.Start, task: reasoning.Task) -> list[Episode]:
+    """The task's written solutions as episodes.
+
+    Raises:
+      ConfigError: if the task has none.
+    """
+    written = [problem for problem in task.train if problem.solution]
+    border.require(
+        bool(written), "data.path", "", "a log: the task has no written solutions"
+    )
+    found = []
+    for line, problem in enumerate(written, 1):
+        record = Record(
+            line=line, prompt=problem.prompt, response=problem.solution, reward=1.0
+        )
+        found.append(
+            episodes.tokenise(record, start.tokenizer, end_id=start.eos_ids[0])
+        )
+    assert all(np.any(episode.action) for episode in found)
+    return found
+
+
+if __name__ == "__main__":
+    border.run(main, __doc__)
