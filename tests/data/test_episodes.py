@@ -62,7 +62,7 @@ def test_an_empty_response_is_an_end_token():
 
 
 def test_another_end_token():
-    end = tokenizer().convert_tokens_to_ids("<|im_end|>")
+    (end,) = ids_of("<|im_end|>")
     episode = episodes.tokenise(PLAIN, tokenizer(), end_id=end)
     check(episode, [("answer: 1?", -1), (" a\n", 0), ("b<|im_end|>", 1)])
 
@@ -126,8 +126,8 @@ def test_ids_are_the_tokens_whatever_the_text_says():
     assert episode.ids.tolist() == [9, 8, 7, 7, 0]
     assert episode.action.tolist() == [False, False, True, True, True]
     assert episode.step.tolist() == [-1, -1, 0, 1, 1]
+    assert episode.log_probs is not None and episode.log_probs.dtype == np.float32
     assert episode.log_probs.tolist() == [0, 0, -1, -2, -3]
-    assert episode.log_probs.dtype == np.float32
     # The prompt's text is the prompt where only the response has ids.
     episode = episodes.tokenise(given._replace(prompt_ids=None), tokenizer())
     assert episode.ids.tolist() == [*ids_of("answer: 1?"), 7, 7, 0]
@@ -137,6 +137,7 @@ def test_ids_are_the_tokens_whatever_the_text_says():
     )  # fmt: skip
     episode = episodes.tokenise(talk, tokenizer())
     assert episode.step.tolist() == [-1, 0, -1, 1]
+    assert episode.log_probs is not None
     assert episode.log_probs.tolist() == [0, -1, 0, -2]
 
 

@@ -35,6 +35,10 @@ def same(one, other):
     )
 
 
+def check(found, want, dtype):
+    assert found is not None and found.dtype == dtype and found.tolist() == want
+
+
 def test_forms_by_hand(tmp_path):
     talk = [{"role": "user", "content": "Hi"}, {"from": "gpt", "value": "Ho"}]
     path = save(
@@ -51,9 +55,11 @@ def test_forms_by_hand(tmp_path):
     )
     messages = (Message("user", "Hi"), Message("assistant", "Ho"))
     assert two == Record(2, 0.0, messages=messages)
-    assert (three.response_ids.tolist(), three.step.tolist()) == ([4, 1], [0, 1])
-    assert three.log_probs.dtype == np.float32 and three.log_probs.tolist() == [-0.5, 0]
-    assert four.ids.dtype == np.int32 and four.action.tolist() == [False, True, True]
+    check(three.response_ids, [4, 1], np.int32)
+    check(three.step, [0, 1], np.int32)
+    check(three.log_probs, [-0.5, 0], np.float32)
+    check(four.ids, [3, 4, 1], np.int32)
+    check(four.action, [False, True, True], bool)
     assert (four.reward, five.steps) == (-0.25, ("a\n", "b"))
     assert [record.num_actions(r) for r in (one, three, four)] == [None, 2, 2]
 
