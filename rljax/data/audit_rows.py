@@ -224,10 +224,9 @@ def _token_flags(
         if text != attempt.response:
             flags.add("text" if given else "round trip")
     if attempt.prompt is not None and attempt.prompt_ids is None:
-        prompt = episodes.prompt_ids(tokenizer, attempt.prompt)
-        if prompt[:1] == tokenizer.bos_token_id:
-            prompt = prompt[1:]
-        if np.isin(prompt, steps.special_ids(tokenizer)).any():
+        prompt = episode.ids[: int(np.argmax(episode.action))]
+        own = prompt[1:] if prompt[0] == tokenizer.bos_token_id else prompt
+        if np.isin(own, steps.special_ids(tokenizer)).any():
             flags.add("special")
     return flags
 

@@ -9,6 +9,7 @@ Shapes: T tokens.
 """
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import pathlib
@@ -193,7 +194,7 @@ def prompt_ids(tokenizer: Tokenizer, text: str) -> np.ndarray:
     Raises:
       ValueError: if there is no token, or a word is unknown to the tokenizer.
     """
-    (ids,) = tokenizer_lib.encode(tokenizer, [text])
+    ids = _text_ids(tokenizer, text)
     first = tokenizer("", add_special_tokens=True)["input_ids"][:1]
     # A text that begins with that token in words has it already.
     if first and first[0] == tokenizer.bos_token_id and ids[:1].tolist() != first:
@@ -273,15 +274,20 @@ def _conversation(
 
 def _said(tokenizer: Tokenizer, text: str, before: str) -> np.ndarray:
     """Tokens of what the policy said, which may hold no special one."""
-    try:
-        (ids,) = tokenizer_lib.encode(tokenizer, [text], [before])
-    except tokenizer_lib.UnknownWordError:
-        raise
-    except ValueError as error:  # joined with what stands before
+    prefix = _text_ids(tokenizer, before)
+    (joint,) = tokenizer_lib.encode(tokenizer, [before + text])
+    ids = joint[len(prefix) :]
+    if not np.array_equal(joint[: len(prefix)], prefix):
+        border = slice(max(len(prefix) - 4, 0), len(prefix) + 2)
+        alone, both = (
+            tokenizer_lib.show(tokenizer, row[border]) for row in (prefix, joint)
+        )
         raise ValueError(
-            f"{error}\nEnd the prompt where a token does (a space at its end belongs "
-            "to the response), or log prompt_ids and response_ids"
-        ) from error
+            f"the tokenizer joins the end of {before[-40:]!r} with {text[:40]!r} after "
+            f"it: alone ...{alone}, joint ...{both}. End the prompt where a token does "
+            "(a space at its end belongs to the response), or log prompt_ids and "
+            "response_ids"
+        )
     special = np.flatnonzero(np.isin(ids, steps.special_ids(tokenizer)))
     if special.size:
         raise ValueError(
@@ -289,6 +295,14 @@ def _said(tokenizer: Tokenizer, text: str, before: str) -> np.ndarray:
             f"{tokenizer_lib.show(tokenizer, ids[special[:1]])}: leave the end token "
             "out, which is added here, or log response_ids"
         )
+    return ids
+
+
+@functools.lru_cache(maxsize=1024)
+def _text_ids(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    """Tokens of a text; attempts at one problem stand together, so they are kept."""
+    (ids,) = tokenizer_lib.encode(tokenizer, [text])
+    ids.flags.writeable = False
     return ids
 
 
