@@ -136,7 +136,8 @@ def _audit(given: argparse.Namespace) -> Audit:
         episodes.tokenise, tokenizer=reader.tokenizer, template=reader.template
     )
     return audit_lib.audit(
-        given.data, make, reader.tokenizer, end_ids=reader.end_ids, held=held,
+        given.data, make, reader.tokenizer, reader.template,
+        end_ids=reader.end_ids, held=held,
         sizes=() if row is None else batch.bucket_sizes(row),
     )  # fmt: skip
 

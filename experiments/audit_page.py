@@ -100,7 +100,7 @@ _CLASS = ' class="n"'
 
 def _value(name: str, value: Any) -> str:
     if name in _SHARES:
-        return f"{100 * value:.1f} %"
+        return f"{100 * value:.1f}\u00a0%"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -7,7 +7,6 @@ Texts are not kept: memory grows by a few hundred bytes an attempt.
 """
 
 import collections
-import difflib
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from rljax.data import audit_rewards, audit_rows, logs, record
 from rljax.data.audit_rows import FLAGS, Finding, Held, Row, Table
 from rljax.data.logs import BadLine
 from rljax.data.record import Record
+from rljax.text.template import Template
 from rljax.text.tokenizer import Tokenizer
 from rljax.types import Episode
 
@@ -48,6 +48,7 @@ def audit(
     path: str | pathlib.Path,
     make: Callable[[Record], Episode] | None = None,
     tokenizer: Tokenizer | None = None,
+    template: Template | None = None,
     *,
     end_ids: Sequence[int] = (),
     sizes: Sequence[int] = (),
@@ -60,6 +61,7 @@ def audit(
       make: `episodes.tokenise` with all but its record given; without it, nothing is
         said of tokens.
       tokenizer: the one it uses.
+      template: the one it uses.
       end_ids: tokens that end what the policy says.
       sizes: tokens that the rows of a batch hold; an episode longer than all is an
         error. Without them no length is.
@@ -79,7 +81,8 @@ def audit(
         except ValueError as error:
             bad.append(BadLine(str(path), found.line, str(error)))
             continue
-        rows.append(audit_rows.look(found, episode, tokenizer, end_ids, held))
+        row = audit_rows.look(found, episode, tokenizer, template, end_ids, held)
+        rows.append(row)
     found = [*_bad(bad)]
     if not rows:
         text = "there is no attempt that can be used"
@@ -221,9 +224,9 @@ def _names(rows: Sequence[Row]) -> list[Finding]:
         for key in row.unknown:
             keys.setdefault(key, []).append(row.line)
     for key, lines in keys.items():
-        near = difflib.get_close_matches(key, record.KEYS, n=1, cutoff=0.8)
+        near = record.nearest(key)
         text = f"the key {key!r} means nothing here"
-        text += f"; was {near[0]!r} meant?" if near else " and is left alone"
+        text += f"; was {near!r} meant?" if near else " and is left alone"
         severity = "warning" if near else "note"
         found.append(Finding("unknown key", severity, text, len(lines), tuple(lines)))
     chats = [row for row in rows if "chat" in row.flags and not row.named]

@@ -15,7 +15,8 @@ import numpy as np
 
 from rljax.data import episodes, logs, record, steps
 from rljax.data.record import Record
-from rljax.text.template import POLICY
+from rljax.text import dialogue
+from rljax.text.template import POLICY, Template
 from rljax.text.tokenizer import Tokenizer
 from rljax.types import Episode
 
@@ -69,6 +70,7 @@ FLAGS = {
     "special": "the prompt in text holds special tokens, read as such",
     "empty": "the response is empty",
     "closing": "words after the policy's last turn are left out: no action follows",
+    "template": "the chat template would write the conversation in another way",
     "chat": "is a conversation",
 }
 
@@ -121,6 +123,7 @@ def look(
     attempt: Record,
     episode: Episode | None = None,
     tokenizer: Tokenizer | None = None,
+    template: Template | None = None,
     end_ids: Sequence[int] = (),
     held: Held | None = None,
 ) -> Row:
@@ -130,6 +133,7 @@ def look(
       attempt: a line of a log.
       episode: its tokens; without them some things cannot be looked at.
       tokenizer: whose they are.
+      template: how conversations are written.
       end_ids: tokens that end what the policy says.
       held: test prompts.
     """
@@ -137,6 +141,12 @@ def look(
     flags = _flags(attempt, prompt, response)
     if episode is not None and tokenizer is not None:
         flags |= _token_flags(attempt, episode, tokenizer, end_ids)
+    if template is not None and attempt.messages and attempt.ids is None:
+        try:
+            talk = episodes.conversation(attempt, template)
+            dialogue.check_dialogue(template, talk)
+        except ValueError:
+            flags.add("template")
     length = len(response) if episode is None else int(episode.action.sum())
     return Row(
         line=attempt.line,

@@ -19,6 +19,7 @@ Where ids are given they are the tokens, whatever the texts say. Other keys do n
 and are named in `Record.unknown`, so that a key that was spelt wrongly can be told.
 """
 
+import difflib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -105,6 +106,18 @@ def to_json(record: Record) -> dict[str, Any]:
     reward = out["reward"]
     out["reward"] = int(reward) if float(reward).is_integer() else reward
     return out
+
+
+def nearest(key: str) -> str | None:
+    """The known key that one looks like, if there is one.
+
+    Args:
+      key: a short one, such as "id", looks like none.
+    """
+    if len(key) < 4:
+        return None
+    near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.8)
+    return near[0] if near else None
 
 
 def num_actions(record: Record) -> int | None:
@@ -326,5 +339,4 @@ _KEYS: dict[str, Callable[[Mapping[str, Any], str], Any]] = {
     "log_probs": _log_probs,
     "truncated": _flag,
 }
-KEYS = tuple(_KEYS)  # that a line may have
 _OPTIONAL = {"conversations", "task", "source", "steps", "truncated"}

@@ -37,12 +37,13 @@ def tokenizer():
     return speaking.byte_level(as_gpt2=True)
 
 
-def look(path, test=None, sizes=()):
+def look(path, test=None, sizes=(), jinja=None):
     """The audit of a log with tokens."""
     tokens = tokenizer()
-    make = functools.partial(
-        episodes.tokenise, tokenizer=tokens, template=chat.from_tokenizer(tokens)
-    )
+    template = chat.from_tokenizer(tokens, chat_template=jinja)
+    make = functools.partial(episodes.tokenise, tokenizer=tokens, template=template)
     held = None if test is None else audit_rows.held_out(test)
     ends = [tokens.eos_token_id]
-    return audit.audit(path, make, tokens, end_ids=ends, sizes=sizes, held=held)
+    return audit.audit(
+        path, make, tokens, template, end_ids=ends, sizes=sizes, held=held
+    )

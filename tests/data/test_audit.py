@@ -7,6 +7,7 @@ import pytest
 from rljax.data import audit, audit_rows, logs
 from tests.data import auditing
 from tests.data.auditing import clean, look, save
+from tests.text import speaking
 
 QUIET = {"reward range", "tasks", "lengths", "length bias", "sources", "leakage"}
 
@@ -159,6 +160,14 @@ def test_success_and_failure(tmp_path):
 def test_cut_short_and_rewarded(tmp_path):
     result = look(save(tmp_path / "log", changed(1, truncated=True)))
     assert found_in(result) == {"cut short": ("warning", 1, (2,))}
+
+
+def test_a_template_that_forgets(tmp_path):
+    rows = [*clean(), talk("a", "b"), talk("a", "so</think>\n\nb", "c", "d")]
+    found = found_in(look(save(tmp_path / "log", rows), jinja=speaking.FORGETS))
+    assert found["template"] == ("warning", 1, (42,))
+    found = found_in(look(save(tmp_path / "log", rows)))
+    assert "template" not in found and found["chat"] == ("note", 2, (41, 42))
 
 
 def test_leaks(tmp_path):

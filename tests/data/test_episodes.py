@@ -240,6 +240,14 @@ def test_load_skips_and_says_so(tmp_path):
     assert (log.closing, log.unknown) == ([3], {"rewards": 1, "id": 1})
     assert [bad.line for bad in log.skipped] == [2, 4, 5]
     assert "has 32 tokens, but a row holds 20" in log.skipped[1].reason
+    said = episodes.told(log)
+    assert said[0] == "2 attempts"
+    assert said[1].startswith(
+        "3 lines skipped, the first is line 2: the tokenizer join"
+    )
+    assert said[2].startswith("1 conversations go on after") and "in line 3" in said[2]
+    assert said[3].endswith("in 1 lines; was 'reward' meant?")
+    assert said[4] == "the key 'id' means nothing here, in 1 lines"
     told = [json.loads(row) for row in rejects.read_text().splitlines()]
     assert [row["line"] for row in told] == [2, 4, 5]
     assert json.loads(told[0]["raw"]) == ROWS[1]
@@ -262,6 +270,10 @@ def test_load_stops(tmp_path):
         episodes.load(path, tokenizer(), on_error="ignore")
     with pytest.raises(ValueError, match="give rejects"):
         episodes.load(path, tokenizer(), on_error="skip")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="is the log itself"):
+        episodes.load(path, tokenizer(), on_error="skip", rejects=path)
+    assert path.read_bytes() == before
 
 
 def test_what_is_written_becomes_the_same_tokens(tmp_path):
