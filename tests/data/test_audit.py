@@ -176,7 +176,8 @@ def test_leaks(tmp_path):
         tmp_path / "log",
         [*clean(), {"prompt": "QUESTION  a?\n", "response": "x", "reward": 1}]
         + [{"prompt": f"Think. {words.upper()} ?", "response": "x", "reward": 0}]
-        + [{"prompt": "other", "response": "x", "reward": 0, "task": "t"}],
+        + [{"prompt": "other", "response": "x", "reward": 0, "task": "t"}]
+        + [{"prompt": f"{words[:-5]} garden", "response": "x", "reward": 0}],
     )
     test = save(
         tmp_path / "test",

@@ -172,6 +172,7 @@ BAD = {
     line()[:-1]: "no JSON: .* at character",
     '{"prompt": "p", "reward": 0, "reward": 1}': "key 'reward' comes twice",
     "[" + line() + "]": "a list .*jq -c",
+    "[": "no JSON: .*over several lines .*jq -c",
     '"text"': "text 'text', expected an object",
     "[" * 100_000: "too many brackets",
     b'{"prompt": "\xff"}': "byte 13 is no UTF-8",
