@@ -179,6 +179,7 @@ def test_conversation_cut_short_and_words_after_it():
     short = episodes.tokenise(TALK._replace(truncated=True), tokenizer(), template())
     whole = episodes.tokenise(TALK, tokenizer(), template())
     assert short.ids.tolist() == whole.ids[:-1].tolist()
+    assert short.action.tolist() == whole.action[:-1].tolist()
     more = TALK._replace(messages=(*TALK.messages, Message("user", "bye")))
     again = episodes.tokenise(more, tokenizer(), template())
     assert again.ids.tolist() == whole.ids.tolist()
