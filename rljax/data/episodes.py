@@ -9,6 +9,7 @@ Shapes: T tokens.
 """
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import pathlib
@@ -71,6 +72,8 @@ def load(
         raise ValueError(f"on_error is {on_error!r}, expected 'stop' or 'skip'")
     if on_error == "skip" and rejects is None:
         raise ValueError("on_error='skip' needs a file for the lines: give rejects")
+    if rejects is not None and _resolved(rejects) == _resolved(path):
+        raise ValueError(f"rejects is the log itself, {path}: name another file")
 
     def make(attempt: Record) -> Episode:
         episode = tokenise(attempt, tokenizer, template, split, end_id=end_id)
@@ -100,6 +103,31 @@ def load(
             f"cannot{first}{why}"
         )
     return log._replace(skipped=skipped)
+
+
+def told(log: Log) -> list[str]:
+    """What a run has to say of a log before it trains on it, a line each.
+
+    Args:
+      log: as from `load`.
+    """
+    said = [f"{len(log.episodes):,} attempts"]
+    if log.skipped:
+        first = log.skipped[0]
+        said.append(
+            f"{len(log.skipped):,} lines skipped, the first is line {first.line}: "
+            f"{first.reason.splitlines()[0]}"
+        )
+    if log.closing:
+        said.append(
+            f"{len(log.closing):,} conversations go on after the policy's last turn, "
+            f"the first in line {log.closing[0]}: what comes then is left out"
+        )
+    for key, count in log.unknown.items():
+        near = record.nearest(key)
+        meant = f"; was {near!r} meant?" if near else ""
+        said.append(f"the key {key!r} means nothing here, in {count:,} lines{meant}")
+    return said
 
 
 def each(
@@ -155,7 +183,8 @@ def tokenise(
     if attempt.ids is not None and attempt.action is not None:
         ids, action = attempt.ids, attempt.action
     elif attempt.messages:
-        ids, action = _conversation(attempt, template)
+        talk = conversation(attempt, template)
+        ids, action = talk.ids, talk.mask
     else:
         ids, action = _plain(attempt, tokenizer, end_id)
     _check(ids, action, len(tokenizer))
@@ -193,7 +222,7 @@ def prompt_ids(tokenizer: Tokenizer, text: str) -> np.ndarray:
     Raises:
       ValueError: if there is no token, or a word is unknown to the tokenizer.
     """
-    (ids,) = tokenizer_lib.encode(tokenizer, [text])
+    ids = _text_ids(tokenizer, text)
     first = tokenizer("", add_special_tokens=True)["input_ids"][:1]
     # A text that begins with that token in words has it already.
     if first and first[0] == tokenizer.bos_token_id and ids[:1].tolist() != first:
@@ -246,9 +275,17 @@ def _plain(
     return _marked([(prompt, False), (said, True)])
 
 
-def _conversation(
-    attempt: Record, template: Template | None
-) -> tuple[np.ndarray, np.ndarray]:
+def conversation(attempt: Record, template: Template | None) -> dialogue.Dialogue:
+    """A logged conversation, up to the policy's last turn, as tokens.
+
+    Args:
+      attempt: of the chat form.
+      template: how it is written.
+
+    Raises:
+      ValueError: if there is no template, the policy speaks first or twice in a row,
+        or as `tokenise`.
+    """
     if template is None:
         raise ValueError(
             "is a conversation, which needs a chat template: there is none"
@@ -268,20 +305,25 @@ def _conversation(
         if not attempt.truncated or place + 1 < len(messages):
             ids = np.append(ids, np.int32(template.end_id))
         so_far = dialogue.say(template, so_far, ids)
-    return so_far.ids, so_far.mask
+    return so_far
 
 
 def _said(tokenizer: Tokenizer, text: str, before: str) -> np.ndarray:
     """Tokens of what the policy said, which may hold no special one."""
-    try:
-        (ids,) = tokenizer_lib.encode(tokenizer, [text], [before])
-    except tokenizer_lib.UnknownWordError:
-        raise
-    except ValueError as error:  # joined with what stands before
+    prefix = _text_ids(tokenizer, before)
+    (joint,) = tokenizer_lib.encode(tokenizer, [before + text])
+    ids = joint[len(prefix) :]
+    if not np.array_equal(joint[: len(prefix)], prefix):
+        border = slice(max(len(prefix) - 4, 0), len(prefix) + 2)
+        alone, both = (
+            tokenizer_lib.show(tokenizer, row[border]) for row in (prefix, joint)
+        )
         raise ValueError(
-            f"{error}\nEnd the prompt where a token does (a space at its end belongs "
-            "to the response), or log prompt_ids and response_ids"
-        ) from error
+            f"the tokenizer joins the end of {before[-40:]!r} with {text[:40]!r} after "
+            f"it: alone ...{alone}, joint ...{both}. End the prompt where a token does "
+            "(a space at its end belongs to the response), or log prompt_ids and "
+            "response_ids"
+        )
     special = np.flatnonzero(np.isin(ids, steps.special_ids(tokenizer)))
     if special.size:
         raise ValueError(
@@ -290,6 +332,18 @@ def _said(tokenizer: Tokenizer, text: str, before: str) -> np.ndarray:
             "out, which is added here, or log response_ids"
         )
     return ids
+
+
+@functools.lru_cache(maxsize=1024)
+def _text_ids(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    """Tokens of a text; attempts at one problem stand together, so they are kept."""
+    (ids,) = tokenizer_lib.encode(tokenizer, [text])
+    ids.flags.writeable = False
+    return ids
+
+
+def _resolved(path: str | pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(path).expanduser().resolve()
 
 
 def _check(ids: np.ndarray, action: np.ndarray, size: int) -> None:

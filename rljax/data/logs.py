@@ -233,8 +233,11 @@ def _parse(line: bytes) -> Any:
             f"byte {error.start + 1} is no UTF-8 ({error.reason})"
         ) from error
     except json.JSONDecodeError as error:
+        hint = ""
+        if line.strip() in (b"[", b"{"):
+            hint = "; JSON over several lines becomes lines with: jq -c '.[]'"
         raise ValueError(
-            f"is no JSON: {error.msg} at character {error.pos + 1}"
+            f"is no JSON: {error.msg} at character {error.pos + 1}{hint}"
         ) from error
     except RecursionError as error:
         raise ValueError(

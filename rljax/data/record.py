@@ -19,6 +19,7 @@ Where ids are given they are the tokens, whatever the texts say. Other keys do n
 and are named in `Record.unknown`, so that a key that was spelt wrongly can be told.
 """
 
+import difflib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ def from_json(values: Any, line: int) -> Record:
     there = {key: v for key, v in values.items() if v is not None or key == "reward"}
     missing = "reward" if "reward" not in there else _missing_form(there)
     if missing:
-        raise ValueError(f"there is no {missing}, only {', '.join(there) or 'nothing'}")
+        raise ValueError(f"there is no {missing}, only {_listed(there)}")
     given = {key: read(there, key) for key, read in _KEYS.items() if key in there}
     if "conversations" in given:
         given["messages"] = given.pop("conversations")
@@ -105,6 +106,18 @@ def to_json(record: Record) -> dict[str, Any]:
     reward = out["reward"]
     out["reward"] = int(reward) if float(reward).is_integer() else reward
     return out
+
+
+def nearest(key: str) -> str | None:
+    """The known key that one looks like, if there is one.
+
+    Args:
+      key: a short one, such as "id", looks like none.
+    """
+    if len(key) < 4:
+        return None
+    near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.8)
+    return near[0] if near else None
 
 
 def num_actions(record: Record) -> int | None:
@@ -175,6 +188,12 @@ def _named(value: Any) -> str:
     if type(value) not in kinds:
         return "null" if value is None else repr(value)[:60]
     return f"{kinds[type(value)]} {str(value)[:60]!r}"
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    """Keys, in a form that no terminal minds."""
+    names = [key if key.isidentifier() else repr(key) for key in list(values)[:10]]
+    return ", ".join([*names, "..."] if len(values) > 10 else names) or "nothing"
 
 
 def _wrong(key: str, value: Any, expected: str) -> ValueError:
@@ -286,7 +305,7 @@ def messages(items: Any, key: str = "conversations") -> tuple[Message, ...]:
         names = [("role", "content"), ("from", "value")]
         pair = next((p for p in names if p[0] in item and p[1] in item), None)
         if pair is None:
-            keys = ", ".join(map(str, item)) or "nothing"
+            keys = _listed(item)
             raise ValueError(f"{key}[{i}] has {keys}, expected role and content")
         role = item[pair[0]]
         if not isinstance(role, str) or role not in ROLES:
@@ -320,5 +339,4 @@ _KEYS: dict[str, Callable[[Mapping[str, Any], str], Any]] = {
     "log_probs": _log_probs,
     "truncated": _flag,
 }
-KEYS = tuple(_KEYS)  # that a line may have
 _OPTIONAL = {"conversations", "task", "source", "steps", "truncated"}

@@ -62,7 +62,7 @@ def test_an_empty_response_is_an_end_token():
 
 
 def test_another_end_token():
-    end = tokenizer().convert_tokens_to_ids("<|im_end|>")
+    (end,) = ids_of("<|im_end|>")
     episode = episodes.tokenise(PLAIN, tokenizer(), end_id=end)
     check(episode, [("answer: 1?", -1), (" a\n", 0), ("b<|im_end|>", 1)])
 
@@ -126,8 +126,8 @@ def test_ids_are_the_tokens_whatever_the_text_says():
     assert episode.ids.tolist() == [9, 8, 7, 7, 0]
     assert episode.action.tolist() == [False, False, True, True, True]
     assert episode.step.tolist() == [-1, -1, 0, 1, 1]
+    assert episode.log_probs is not None and episode.log_probs.dtype == np.float32
     assert episode.log_probs.tolist() == [0, 0, -1, -2, -3]
-    assert episode.log_probs.dtype == np.float32
     # The prompt's text is the prompt where only the response has ids.
     episode = episodes.tokenise(given._replace(prompt_ids=None), tokenizer())
     assert episode.ids.tolist() == [*ids_of("answer: 1?"), 7, 7, 0]
@@ -137,6 +137,7 @@ def test_ids_are_the_tokens_whatever_the_text_says():
     )  # fmt: skip
     episode = episodes.tokenise(talk, tokenizer())
     assert episode.step.tolist() == [-1, 0, -1, 1]
+    assert episode.log_probs is not None
     assert episode.log_probs.tolist() == [0, -1, 0, -2]
 
 
@@ -178,6 +179,7 @@ def test_conversation_cut_short_and_words_after_it():
     short = episodes.tokenise(TALK._replace(truncated=True), tokenizer(), template())
     whole = episodes.tokenise(TALK, tokenizer(), template())
     assert short.ids.tolist() == whole.ids[:-1].tolist()
+    assert short.action.tolist() == whole.action[:-1].tolist()
     more = TALK._replace(messages=(*TALK.messages, Message("user", "bye")))
     again = episodes.tokenise(more, tokenizer(), template())
     assert again.ids.tolist() == whole.ids.tolist()
@@ -239,6 +241,14 @@ def test_load_skips_and_says_so(tmp_path):
     assert (log.closing, log.unknown) == ([3], {"rewards": 1, "id": 1})
     assert [bad.line for bad in log.skipped] == [2, 4, 5]
     assert "has 32 tokens, but a row holds 20" in log.skipped[1].reason
+    said = episodes.told(log)
+    assert said[0] == "2 attempts"
+    assert said[1].startswith(
+        "3 lines skipped, the first is line 2: the tokenizer join"
+    )
+    assert said[2].startswith("1 conversations go on after") and "in line 3" in said[2]
+    assert said[3].endswith("in 1 lines; was 'reward' meant?")
+    assert said[4] == "the key 'id' means nothing here, in 1 lines"
     told = [json.loads(row) for row in rejects.read_text().splitlines()]
     assert [row["line"] for row in told] == [2, 4, 5]
     assert json.loads(told[0]["raw"]) == ROWS[1]
@@ -261,6 +271,10 @@ def test_load_stops(tmp_path):
         episodes.load(path, tokenizer(), on_error="ignore")
     with pytest.raises(ValueError, match="give rejects"):
         episodes.load(path, tokenizer(), on_error="skip")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="is the log itself"):
+        episodes.load(path, tokenizer(), on_error="skip", rejects=path)
+    assert path.read_bytes() == before
 
 
 def test_what_is_written_becomes_the_same_tokens(tmp_path):

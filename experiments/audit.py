@@ -1,0 +1,182 @@
+"""Looks a log of attempts over before anything is trained on it.
+
+    python -m experiments.audit --data=log.jsonl.gz --test=test.jsonl \
+        --model=PATH --row=1024 --out=DIR
+
+`--model` (or `--tokenizer`, a Hugging Face folder) is what the log is for; without it
+nothing is said of tokens. `--test` holds prompts that must not be in the log. `--row`
+is the most tokens that a row of a batch will hold, the model's context unless given.
+One finding a line; `--out` keeps them as audit.html and audit.json, with all lines
+that each is about.
+
+Ends with 0, or with 1 where there is an error: lines that cannot be used, a file that
+breaks off, no attempt, no success, episodes longer than a row, prompts or tasks of the
+test file. With 2 where it could not begin.
+"""
+
+import argparse
+import functools
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from experiments import audit_page
+from rljax.data import audit as audit_lib
+from rljax.data import audit_rows, episodes
+from rljax.data.audit import Audit
+from rljax.models import loading
+from rljax.text import batch, chat
+from rljax.text import tokenizer as tokenizers
+from rljax.training.files import write_json, write_text
+
+_FEW = 8  # ranges of lines that a terminal shows
+
+
+class _Reader(NamedTuple):
+    """What the log is for."""
+
+    tokenizer: Any
+    template: Any  # of its conversations; None if it has none
+    end_ids: tuple[int, ...]
+    context: int | None
+
+
+def main(words: Sequence[str]) -> int:
+    """Prints; 1 where there is an error in the log, 2 where it could not be read."""
+    given = _parser().parse_args(words)
+    try:
+        found = _audit(given)
+        print("\n".join(lines(found)))
+        if given.out:
+            _write(given, found)
+    except (ImportError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 1 if found.errors else 0
+
+
+def lines(found: Audit) -> list[str]:
+    """One line for each finding, and one that sums up.
+
+    Args:
+      found: by an audit.
+    """
+    told = []
+    for finding in found.findings:
+        where = f"  [lines {ranges(finding.lines, _FEW)}]" if finding.lines else ""
+        count = f"{finding.count:,}" if finding.count else ""
+        told.append(
+            f"{finding.severity:<8}{finding.kind:<17}{count:>8}  {finding.text}{where}"
+        )
+    return [*told, summary(found)]
+
+
+def summary(found: Audit) -> str:
+    """The verdict in a line.
+
+    Args:
+      found: by an audit.
+    """
+    warnings = sum(finding.severity == "warning" for finding in found.findings)
+    if not found.errors and not warnings:
+        return f"clean: no error and no warning in {found.lines:,} attempts"
+    verdict = "not to be trained on" if found.errors else "fit to be trained on"
+    return (
+        f"{verdict}: {found.errors} kinds of error and {warnings} of warning in "
+        f"{found.lines:,} attempts"
+    )
+
+
+def ranges(numbers: Sequence[int], most: int | None = None) -> str:
+    """Numbers for people: 1-3, 7, 9.
+
+    Args:
+      numbers: in order.
+      most: how many ranges to show; those left out are counted.
+    """
+    spans: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    shown = spans if most is None else spans[:most]
+    texts = [str(a) if a == b else f"{a}-{b}" for a, b in shown]
+    left = sum(b - a + 1 for a, b in spans[len(shown) :])
+    return ", ".join(texts) + (f" and {left:,} more" if left else "")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--data", required=True, help="a log: JSON lines, plain, .gz or .xz")
+    add("--test", help="JSON lines with prompt, question, problem or conversations")
+    reader = parser.add_mutually_exclusive_group()
+    reader.add_argument("--model", help="PATH")
+    reader.add_argument("--tokenizer", help="DIR")
+    add("--row", type=int, help="most tokens of a row")
+    add("--out", help="DIR")
+    return parser
+
+
+def _audit(given: argparse.Namespace) -> Audit:
+    held = audit_rows.held_out(given.test) if given.test else None
+    reader = _reader(given)
+    if reader is None:
+        if given.row is not None:
+            raise ValueError("--row counts tokens: give --model or --tokenizer, too")
+        return audit_lib.audit(given.data, held=held)
+    row = reader.context if given.row is None else given.row
+    make = functools.partial(
+        episodes.tokenise, tokenizer=reader.tokenizer, template=reader.template
+    )
+    return audit_lib.audit(
+        given.data, make, reader.tokenizer, reader.template,
+        end_ids=reader.end_ids, held=held,
+        sizes=() if row is None else batch.bucket_sizes(row),
+    )  # fmt: skip
+
+
+def _reader(given: argparse.Namespace) -> _Reader | None:
+    context, ends = None, ()
+    if given.model:
+        model = loading.open_model(given.model)
+        tokenizer, ends = model.tokenizer(), tuple(model.eos_ids)
+        context = getattr(model.config, "max_positions", None)
+    elif given.tokenizer:
+        tokenizer = tokenizers.load(given.tokenizer)
+    else:
+        return None
+    template = chat.from_tokenizer(tokenizer) if tokenizer.chat_template else None
+    own = [tokenizer.eos_token_id, template.end_id if template else None]
+    ends = tuple(dict.fromkeys([*ends, *(i for i in own if i is not None)]))
+    return _Reader(tokenizer, template, ends, context)
+
+
+def _write(given: argparse.Namespace, found: Audit) -> None:
+    out = pathlib.Path(given.out).expanduser()
+    out.mkdir(parents=True, exist_ok=True)
+    told = {
+        "data": given.data,
+        "test": given.test,
+        "verdict": summary(found),
+        "attempts": found.lines,
+        "errors": found.errors,
+        "findings": [finding._asdict() for finding in found.findings],
+        "tables": [table._asdict() for table in found.tables],
+    }
+    write_json(out / "audit.json", told)
+    where = [ranges(finding.lines) for finding in found.findings]
+    write_text(
+        out / "audit.html", audit_page.page(given.data, summary(found), found, where)
+    )
+    print(f"{out / 'audit.html'}, {out / 'audit.json'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

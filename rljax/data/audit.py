@@ -1,0 +1,278 @@
+"""Looks a log over before anything is trained on it.
+
+Errors are what training would stop at, or could not be trusted after: lines that
+cannot be used, a file that breaks off, no attempt or no success at all, episodes longer
+than a row, and prompts of the test file in the log. All else is a warning or a note.
+Texts are not kept: memory grows by a few hundred bytes an attempt.
+"""
+
+import collections
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rljax.data import audit_rewards, audit_rows, logs, record
+from rljax.data.audit_rows import FLAGS, Finding, Held, Row, Table
+from rljax.data.logs import BadLine
+from rljax.data.record import Record
+from rljax.text.template import Template
+from rljax.text.tokenizer import Tokenizer
+from rljax.types import Episode
+
+_SHORT = 0.05  # share of attempts cut short that is worth a warning
+_NOTES = {"special", "closing", "chat"}  # flags that are no warnings
+_LEAKS = {
+    "exact": "prompts of the log are prompts of the test file, word for word",
+    "normal": "prompts of the log are those of the test file but for case and spaces",
+    "task": "tasks of the log are tasks of the test file",
+    "inside": "prompts of the log have a prompt of the test file in them",
+}
+
+
+class Audit(NamedTuple):
+    """What was found."""
+
+    findings: tuple[Finding, ...]  # errors first
+    tables: tuple[Table, ...]
+    lines: int  # attempts that were looked at, those that cannot be used included
+
+    @property
+    def errors(self) -> int:
+        """Findings for which training must not begin."""
+        return sum(finding.severity == "error" for finding in self.findings)
+
+
+def audit(
+    path: str | pathlib.Path,
+    make: Callable[[Record], Episode] | None = None,
+    tokenizer: Tokenizer | None = None,
+    template: Template | None = None,
+    *,
+    end_ids: Sequence[int] = (),
+    sizes: Sequence[int] = (),
+    held: Held | None = None,
+) -> Audit:
+    """Looks a log over.
+
+    Args:
+      path: as of `logs.read`.
+      make: `episodes.tokenise` with all but its record given; without it, nothing is
+        said of tokens.
+      tokenizer: the one it uses.
+      template: the one it uses.
+      end_ids: tokens that end what the policy says.
+      sizes: tokens that the rows of a batch hold; an episode longer than all is an
+        error. Without them no length is.
+      held: prompts of a test file, as from `audit_rows.held_out`.
+
+    Raises:
+      LogError: if the file is not there, or of another kind.
+    """
+    rows: list[Row] = []
+    bad: list[BadLine] = []
+    for found in logs.scan(path):
+        if isinstance(found, BadLine):
+            bad.append(found._replace(raw=""))
+            continue
+        try:
+            episode = None if make is None else make(found)
+        except ValueError as error:
+            bad.append(BadLine(str(path), found.line, str(error)))
+            continue
+        row = audit_rows.look(found, episode, tokenizer, template, end_ids, held)
+        rows.append(row)
+    found = [*_bad(bad)]
+    if not rows:
+        text = "there is no attempt that can be used"
+        found.append(Finding("empty", "error", text))
+        return Audit(_ordered(found), (), len(bad))
+    found += [*_duplicates(rows), *_leaks(rows, held), *_flagged(rows)]
+    found += [*_cut_short(rows), *_lengths(rows, sizes), *_names(rows)]
+    found += audit_rewards.reward_findings(rows)
+    tables = [*audit_rewards.reward_tables(rows), *_length_tables(rows, sizes)]
+    return Audit(_ordered(found), tuple(tables), len(rows) + len(bad))
+
+
+def _ordered(found: Iterable[Finding]) -> tuple[Finding, ...]:
+    order = audit_rows.SEVERITIES
+    return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
+
+
+def _bad(bad: Sequence[BadLine]) -> list[Finding]:
+    """Lines that cannot be used, one finding for each kind of reason."""
+    kinds: dict[str, list[BadLine]] = {}
+    for line in bad:
+        kinds.setdefault(audit_rows.shape(line.reason), []).append(line)
+    return [
+        Finding(
+            "broken file" if lines[0].fatal else "bad line",
+            "error",
+            f"cannot be used: {lines[0].reason.splitlines()[0]}",
+            len(lines),
+            tuple(line.line for line in lines),
+        )
+        for lines in kinds.values()
+    ]
+
+
+def _duplicates(rows: Sequence[Row]) -> list[Finding]:
+    groups: dict[bytes, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.same, []).append(row)
+    several = [group for group in groups.values() if len(group) > 1]
+    found = []
+    again = [row.line for group in several for row in group[1:]]
+    if again:
+        text = (
+            f"attempts that are in the log before, with prompt and response "
+            f"({len(several)} different ones): they count several times"
+        )
+        lines = tuple(sorted(again))
+        found.append(Finding("duplicates", "warning", text, len(again), lines))
+    torn = [group for group in several if len({row.reward for row in group}) > 1]
+    if torn:
+        text = (
+            "the same attempt has different rewards: the verifier is not to be trusted"
+        )
+        lines = tuple(sorted(row.line for group in torn for row in group))
+        found.append(Finding("contradictions", "warning", text, len(torn), lines))
+    return found
+
+
+def _leaks(rows: Sequence[Row], held: Held | None) -> list[Finding]:
+    if held is None:
+        text = "no test file was given: nothing was looked for in it"
+        return [Finding("leakage", "note", text)]
+    kinds: dict[str, list[tuple[int, int]]] = {}
+    for row in rows:
+        if row.leak is not None:
+            kinds.setdefault(row.leak[0], []).append((row.line, row.leak[1]))
+    found = []
+    for kind, text in _LEAKS.items():
+        if pairs := kinds.get(kind):
+            tests = sorted({other for _, other in pairs})
+            shown = ", ".join(map(str, tests[:5])) + ", ..." * (len(tests) > 5)
+            text = f"{text}: {len(tests)} of {held.count} (its lines {shown})"
+            lines = tuple(line for line, _ in pairs)
+            severity = "warning" if kind == "inside" else "error"
+            found.append(Finding(f"leakage {kind}", severity, text, len(pairs), lines))
+    if not found:
+        text = f"no prompt of the log is among the {held.count} of the test file"
+        found.append(Finding("leakage", "note", text))
+    return found
+
+
+def _flagged(rows: Sequence[Row]) -> list[Finding]:
+    found = []
+    for flag, text in FLAGS.items():
+        if lines := tuple(row.line for row in rows if flag in row.flags):
+            severity = "note" if flag in _NOTES else "warning"
+            found.append(Finding(flag, severity, text, len(lines), lines))
+    return found
+
+
+def _cut_short(rows: Sequence[Row]) -> list[Finding]:
+    short = [row for row in rows if row.truncated]
+    if not short:
+        return []
+    share = len(short) / len(rows)
+    right = [row.line for row in short if row.reward > 0]
+    text = (
+        f"attempts were cut short ({100 * share:.1f} %), {len(right)} of them with a "
+        "reward above 0"
+    )
+    severity = "warning" if share > _SHORT or right else "note"
+    lines = tuple(row.line for row in short)
+    return [Finding("cut short", severity, text, len(short), lines)]
+
+
+def _lengths(rows: Sequence[Row], sizes: Sequence[int]) -> list[Finding]:
+    tokens = np.array([row.tokens for row in rows if row.tokens is not None])
+    if not len(tokens):
+        text = "no tokenizer was given: tokens, rows and round trips were not looked at"
+        return [Finding("tokens", "note", text)]
+    low, middle, high = np.quantile(tokens, [0, 0.5, 1], method="lower")
+    said = sum(row.length for row in rows)
+    text = (
+        f"{tokens.sum():,} tokens, {said:,} of them the policy's; episodes of {low} to "
+        f"{high} (median {middle})"
+    )
+    if sizes:
+        fit = tokens[tokens <= max(sizes)]
+        rowed = np.sort(sizes)[np.searchsorted(np.sort(sizes), fit)]
+        if len(fit):
+            text += f"; {100 * (1 - fit.sum() / rowed.sum()):.1f} % of rows is padding"
+    found = [Finding("lengths", "note", text, len(tokens))]
+    if sizes:
+        long = [r.line for r in rows if r.tokens is not None and r.tokens > max(sizes)]
+        if long:
+            text = (
+                f"episodes are longer than the longest row, {max(sizes)} tokens; "
+                "nothing is cut off, so they cannot be trained on"
+            )
+            found.append(Finding("too long", "error", text, len(long), tuple(long)))
+    return found
+
+
+def _names(rows: Sequence[Row]) -> list[Finding]:
+    """Keys that mean nothing, and tasks that are guessed."""
+    found = []
+    keys: dict[str, list[int]] = {}
+    for row in rows:
+        for key in row.unknown:
+            keys.setdefault(key, []).append(row.line)
+    for key, lines in keys.items():
+        near = record.nearest(key)
+        text = f"the key {key!r} means nothing here"
+        text += f"; was {near!r} meant?" if near else " and is left alone"
+        severity = "warning" if near else "note"
+        found.append(Finding("unknown key", severity, text, len(lines), tuple(lines)))
+    chats = [row for row in rows if "chat" in row.flags and not row.named]
+    if len(chats) > 1 and len({row.task for row in chats}) == 1:
+        text = (
+            "conversations without a task all begin alike, so they count as attempts "
+            "of one task: give each line its task"
+        )
+        lines = tuple(row.line for row in chats)
+        found.append(Finding("one task", "warning", text, len(chats), lines))
+    mixed = collections.defaultdict(set)
+    for row in rows:
+        if row.named and "chat" not in row.flags:
+            mixed[row.task].add(row.prompt)
+    odd = {task for task, prompts in mixed.items() if len(prompts) > 1}
+    if odd:
+        text = "tasks have attempts with different prompts"
+        lines = tuple(row.line for row in rows if row.task in odd)
+        found.append(Finding("mixed task", "warning", text, len(odd), lines))
+    return found
+
+
+def _length_tables(rows: Sequence[Row], sizes: Sequence[int]) -> list[Table]:
+    tokens = np.array([row.tokens for row in rows if row.tokens is not None])
+    if not len(tokens):
+        return []
+    edges = sorted(sizes) if sizes else _doubling(int(tokens.max()))
+    place = np.searchsorted(edges, tokens)
+    lines = []
+    for i in range(len(edges) + 1):
+        inside = tokens[place == i]
+        name = f"{edges[i]}" if i < len(edges) else f"above {edges[-1]}"
+        if i < len(edges) or len(inside):
+            fill = (
+                float(inside.mean() / edges[i])
+                if i < len(edges) and len(inside)
+                else 0.0
+            )
+            lines.append((name, len(inside), len(inside) / len(tokens), fill))
+    header = ("row of", "episodes", "share", "filled")
+    return [Table("Episodes by the row that holds them", header, tuple(lines))]
+
+
+def _doubling(longest: int) -> list[int]:
+    size, sizes = 16, []
+    while not sizes or sizes[-1] < longest:
+        sizes.append(size)
+        size *= 2
+    return sizes

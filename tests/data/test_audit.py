@@ -1,0 +1,244 @@
+"""Faults planted one at a time in a log without any: each is found, and it alone."""
+
+import gzip
+
+import pytest
+
+from rljax.data import audit, audit_rows, logs
+from tests.data import auditing
+from tests.data.auditing import clean, look, save
+from tests.text import speaking
+
+QUIET = {"reward range", "tasks", "lengths", "length bias", "sources", "leakage"}
+
+
+def found_in(result):
+    return {
+        finding.kind: (finding.severity, finding.count, finding.lines)
+        for finding in result.findings
+        if finding.severity != "note" or finding.kind not in QUIET
+    }
+
+
+def changed(place, **changes):
+    rows = clean()
+    rows[place] = rows[place] | changes
+    return rows
+
+
+def test_nothing_is_wrong_with_a_clean_log(tmp_path):
+    result = look(save(tmp_path / "log", clean()), sizes=[64])
+    assert found_in(result) == {}
+    assert {finding.kind for finding in result.findings} == QUIET
+    assert (result.errors, result.lines) == (0, 40)
+
+
+IDS = {"prompt_ids": None, "response": "x", "response_ids": None}
+
+
+def ids_of(text):
+    return auditing.tokenizer()(text, add_special_tokens=False)["input_ids"]
+
+
+def talk(*texts, **more):
+    roles = ["user", "assistant"] * len(texts)
+    messages = [
+        {"role": role, "content": text}
+        for role, text in zip(roles, texts, strict=False)
+    ]
+    return {"conversations": messages, "reward": 1, **more}
+
+
+PLANTED = {
+    "duplicates": (lambda: [*clean(), clean()[3]], "warning", 1, (41,)),
+    "contradictions": (
+        lambda: [*clean(), clean()[0] | {"reward": 1}], "warning", 1, (1, 41),
+    ),
+    "reward scale": (lambda: changed(1, reward=0.5), "warning", 1, (2,)),
+    "unknown key": (lambda: changed(5, truncatd=True), "warning", 1, (6,)),
+    "empty": (lambda: changed(5, response=""), "warning", 1, (6,)),
+    "space": (lambda: changed(5, prompt="a ", response="\nb"), "warning", 1, (6,)),
+    "special": (lambda: changed(5, prompt="<|bos|>a"), "note", 1, (6,)),
+    "text": (
+        lambda: changed(5, response_ids=[*ids_of(" answers"), 0]), "warning", 1, (6,),
+    ),
+    "no end": (
+        lambda: changed(5, response_ids=ids_of(" answer b")), "warning", 1, (6,),
+    ),
+    "late end": (
+        lambda: changed(5, response_ids=[0, 9, 0], response="!"), "warning", 1, (6,),
+    ),
+    "closing": (lambda: [*clean(), talk("a", "b", "c")], "note", 1, (41,)),
+    "cut short": (lambda: changed(0, truncated=True), "note", 1, (1,)),
+    "one task": (
+        lambda: [*clean(), talk("a", "b"), talk("a", "c", reward=0)], "warning", 2,
+        (41, 42),
+    ),
+    "mixed task": (
+        lambda: [*clean()[:38], *(clean()[i] | {"task": "t"} for i in (1, 39))],
+        "warning", 1, (39, 40),
+    ),
+    "single attempts": (
+        lambda: [*clean(), clean()[0] | {"prompt": "z"}], "note", 1, (41,),
+    ),
+    "bad line": (lambda: [*clean(), "{"], "error", 1, (41,)),
+    "too long": (lambda: changed(5, response=" b" * 64), "error", 1, (6,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_a_planted_fault_is_found(tmp_path, kind):
+    rows, severity, count, lines = PLANTED[kind]
+    result = look(save(tmp_path / "log", rows()), sizes=[64])
+    found = found_in(result)
+    assert found[kind] == (severity, count, lines)
+    also = {
+        "contradictions": {"duplicates"},
+        "late end": {"text"},
+        "closing": {"chat", "single attempts"},
+        "one task": {"chat"},
+        "mixed task": {"duplicates"},
+        "space": {"single attempts"},
+        "special": {"single attempts"},
+    }.get(kind, set())
+    assert found.keys() <= {kind} | also
+    assert result.errors == (severity == "error")
+    order = [audit_rows.SEVERITIES.index(f.severity) for f in result.findings]
+    assert order == sorted(order)
+
+
+def test_bad_lines_are_told_by_reason(tmp_path):
+    rows = [
+        *clean(),
+        "{",
+        '{"prompt": "p"}',
+        "[1",
+        *(r | {"reward": "1"} for r in clean()),
+    ]
+    rows += [{"prompt": "a", "response": f"<eos>{i}", "reward": 1} for i in range(3)]
+    result = look(save(tmp_path / "log", rows))
+    bad = [f for f in result.findings if f.kind == "bad line"]
+    assert [f.count for f in bad] == [1, 1, 1, 40, 3]
+    assert bad[3].lines == tuple(range(44, 84)) and "reward is text" in bad[3].text
+    assert bad[4].lines == (84, 85, 86) and result.lines == 86
+
+
+def test_a_broken_file_is_an_error(tmp_path):
+    data = gzip.compress(save(tmp_path / "log", clean() * 50).read_bytes())
+    (path := tmp_path / "log.gz").write_bytes(data[:-200])
+    result = audit.audit(path)
+    (broken,) = [f for f in result.findings if f.kind == "broken file"]
+    assert broken.severity == "error" and broken.lines == (result.lines,)
+
+
+def test_an_empty_log_is_an_error(tmp_path):
+    result = look(save(tmp_path / "log", []))
+    assert found_in(result) == {"empty": ("error", 0, ())}
+
+
+def test_success_and_failure(tmp_path):
+    none = [row | {"reward": 0} for row in clean()]
+    result = look(save(tmp_path / "log", none))
+    found = found_in(result)
+    assert found["no success"] == ("error", 40, tuple(range(1, 41)))
+    assert found["all wrong"] == ("warning", 10, tuple(range(1, 41)))
+    every = [row | {"reward": 1} for row in clean()]
+    found = found_in(look(save(tmp_path / "log", every)))
+    assert found["no failure"][0] == "warning" and found["all right"][1] == 10
+    few = [row | {"reward": int(i < 4)} for i, row in enumerate(clean())]
+    found = found_in(look(save(tmp_path / "log", few)))
+    assert found["all right"] == ("note", 1, (1, 2, 3, 4))
+    assert found["all wrong"] == ("warning", 9, tuple(range(5, 41)))
+    rare = [
+        row | {"reward": int(i == 60), "response": f" b{i}"}
+        for i, row in enumerate(clean() * 2)
+    ]
+    found = found_in(look(save(tmp_path / "log", rare)))
+    assert found["class balance"] == ("warning", 1, (61,))
+
+
+def test_cut_short_and_rewarded(tmp_path):
+    result = look(save(tmp_path / "log", changed(1, truncated=True)))
+    assert found_in(result) == {"cut short": ("warning", 1, (2,))}
+
+
+def test_a_template_that_forgets(tmp_path):
+    rows = [*clean(), talk("a", "b"), talk("a", "so</think>\n\nb", "c", "d")]
+    found = found_in(look(save(tmp_path / "log", rows), jinja=speaking.FORGETS))
+    assert found["template"] == ("warning", 1, (42,))
+    found = found_in(look(save(tmp_path / "log", rows)))
+    assert "template" not in found and found["chat"] == ("note", 2, (41, 42))
+
+
+def test_leaks(tmp_path):
+    words = "how many of the red cats are in the house"
+    log = save(
+        tmp_path / "log",
+        [*clean(), {"prompt": "QUESTION  a?\n", "response": "x", "reward": 1}]
+        + [{"prompt": f"Think. {words.upper()} ?", "response": "x", "reward": 0}]
+        + [{"prompt": "other", "response": "x", "reward": 0, "task": "t"}]
+        + [{"prompt": f"{words[:-5]} garden", "response": "x", "reward": 0}],
+    )
+    test = save(
+        tmp_path / "test",
+        [{"question": "question b?", "answer": "1"}, {"problem": words}]
+        + [{"prompt": "unseen", "task": "t"}, talk("question c?", "x")]
+        + [{"prompt": "Question a?"}],
+    )
+    found = found_in(look(log, test))
+    del found["single attempts"]
+    assert found == {
+        "leakage exact": ("error", 8, tuple(range(5, 13))),
+        "leakage normal": ("error", 5, (1, 2, 3, 4, 41)),
+        "leakage inside": ("warning", 1, (42,)),
+        "leakage task": ("error", 1, (43,)),
+    }
+    texts = {f.kind: f.text for f in look(log, test).findings}
+    assert "2 of 5 (its lines 1, 4)" in texts["leakage exact"]
+    test = save(tmp_path / "test", [{"prompt": "unseen"}])
+    result = look(log, test)
+    assert result.errors == 0
+    assert (
+        "among the 1 of the test file"
+        in {f.kind: f.text for f in result.findings}["leakage"]
+    )
+
+
+def test_a_test_file_without_prompts_is_refused(tmp_path):
+    for row, what in (
+        ({"text": "a"}, "line 2: there is no prompt; any of prompt, question"),
+        ("{", "line 2: is no JSON"),
+    ):
+        path = save(tmp_path / "test", [{"prompt": "a"}, row])
+        with pytest.raises(logs.LogError, match=what):
+            audit_rows.held_out(path)
+    with pytest.raises(logs.LogError, match="holds no prompt"):
+        audit_rows.held_out(save(tmp_path / "test", []))
+
+
+def test_without_a_tokenizer(tmp_path):
+    result = audit.audit(save(tmp_path / "log", clean()))
+    assert found_in(result) == {"tokens": ("note", 0, ())}
+
+
+def test_rows_of_a_batch(tmp_path):
+    result = look(save(tmp_path / "log", changed(5, response=" b" * 64)), sizes=[8, 64])
+    (table,) = [t for t in result.tables if t.title.startswith("Episodes by")]
+    lengths = [
+        len(ids_of(row["prompt"] + row["response"])) + 1
+        for row in changed(5, response=" b" * 64)
+    ]
+    counts = [sum(x <= 8 for x in lengths), sum(8 < x <= 64 for x in lengths), 1]
+    assert [(row[0], row[1]) for row in table.rows] == list(
+        zip(["8", "64", "above 64"], counts, strict=True)
+    )
+    fit = [x for x in lengths if x <= 64]
+    rows = sum(8 if x <= 8 else 64 for x in fit)
+    text = {f.kind: f.text for f in result.findings}["lengths"]
+    assert f"{100 * (1 - sum(fit) / rows):.1f} % of rows is padding" in text
+
+
+def test_shapes_of_reasons():
+    shape = audit_rows.shape
+    assert shape("id 3 is 512, of [1 'a']") == shape("id 14 is 9,000, of [7 'b', 2]")
+    assert shape("reward is nan") != shape("reward is null")

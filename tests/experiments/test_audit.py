@@ -1,0 +1,110 @@
+"""The audit at the command line: one finding a line, a page, a JSON, an exit code."""
+
+import html.parser
+import json
+
+import pytest
+
+from experiments import audit
+from tests.data import auditing
+from tests.data.auditing import clean, save
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a tokenizer that has a chat template."""
+    path = tmp_path_factory.mktemp("tokenizer")
+    auditing.tokenizer().save_pretrained(path)
+    return path
+
+
+def run(capsys, *words):
+    code = audit.main([str(word) for word in words])
+    said = capsys.readouterr()
+    return code, said.out.splitlines(), said.err
+
+
+def test_a_clean_log(tmp_path, capsys, folder):
+    test = save(tmp_path / "test", [{"prompt": "unseen"}])
+    log = save(tmp_path / "log.jsonl", clean())
+    code, lines, _ = run(
+        capsys, f"--data={log}", f"--test={test}", f"--tokenizer={folder}", "--row=64"
+    )
+    assert code == 0
+    assert lines[-1] == "clean: no error and no warning in 40 attempts"
+    assert [line.split()[0] for line in lines[:-1]] == ["note"] * 6
+
+
+def test_warnings_alone_are_no_failure(tmp_path, capsys):
+    log = save(tmp_path / "log.jsonl", [*clean(), clean()[0]])
+    code, lines, _ = run(capsys, f"--data={log}")
+    assert code == 0
+    assert lines[0].startswith("warning duplicates              1  attempts that are")
+    assert lines[0].endswith("[lines 41]")
+    assert lines[-1].startswith("fit to be trained on: 0 kinds of error and 1 of warn")
+
+
+def test_faults_a_page_and_json(tmp_path, capsys, folder):
+    rows = [*clean(), {"conversations": [], "reward": 1}, "{"]
+    right = [row for row in clean() if row["reward"]]
+    rows += [row | {"source": "<script>alert(1)</script>"} for row in right * 2]
+    log = save(tmp_path / "a<b>.jsonl", rows)
+    test = save(tmp_path / "test", [{"prompt": "question a?"}])
+    out = tmp_path / "out"
+    code, lines, _ = run(
+        capsys, f"--data={log}", f"--test={test}", f"--tokenizer={folder}",
+        f"--out={out}",
+    )  # fmt: skip
+    assert code == 1 and lines[-1].endswith("audit.json")
+    assert lines[-2].startswith("not to be trained on: 3 kinds of error and 4 of warn")
+    told = json.loads((out / "audit.json").read_text())
+    assert (told["errors"], told["attempts"], told["data"]) == (3, 82, str(log))
+    kinds = {finding["kind"]: finding for finding in told["findings"]}
+    assert kinds["leakage exact"]["lines"] == [1, 2, 3, 4, 43, 44, 63, 64]
+    assert len(kinds["duplicates"]["lines"]) == kinds["duplicates"]["count"] == 40
+    page = (out / "audit.html").read_text()
+    assert "<script>alert" not in page and "&lt;script&gt;alert" in page
+    assert "a&lt;b&gt;.jsonl" in page
+    for finding in told["findings"]:
+        assert finding["kind"] in page
+    assert well_formed(page)
+
+
+VOID = {"meta", "br", "img", "link", "input"}
+
+
+def well_formed(page):
+    """Every tag is closed, nothing is fetched."""
+    open_ = []
+
+    class Reader(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            assert not {"src", "href"} & {name for name, _ in attrs}
+            if tag not in VOID:
+                open_.append(tag)
+
+        def handle_endtag(self, tag):
+            assert open_.pop() == tag
+
+    Reader().feed(page)
+    return not open_
+
+
+def test_what_cannot_begin(tmp_path, capsys, folder):
+    log = save(tmp_path / "log.jsonl", clean())
+    for words, what in (
+        ([f"--data={tmp_path / 'none'}"], "there is no log"),
+        ([f"--data={log}", f"--test={tmp_path / 'none'}"], "there is no log"),
+        ([f"--data={log}", "--tokenizer=none"], "no tokenizer folder"),
+        ([f"--data={log}", "--row=8"], "give --model or --tokenizer"),
+        ([f"--data={log}", "--row=0", f"--tokenizer={folder}"], "at least 1"),
+    ):
+        code, _, error = run(capsys, *words)
+        assert code == 2 and what in error
+
+
+def test_ranges():
+    assert audit.ranges([]) == ""
+    assert audit.ranges([1, 2, 3, 7, 9, 10]) == "1-3, 7, 9-10"
+    assert audit.ranges([1, 2, 3, 7, 9, 10], 1) == "1-3 and 3 more"
+    assert audit.ranges([3, 3, 1]) == "1, 3"
