@@ -207,13 +207,8 @@ def read_log(config: Any, start: Start, folder: pathlib.Path) -> list[Episode]:
         )
     except (LogError, OSError, ValueError) as error:
         raise ConfigError(f"config.data.path: {error}") from error
-    if log.skipped:
-        print(
-            f"{len(log.skipped):,} lines of {config.data.path} cannot be used and are "
-            f"skipped; they are in {folder / 'rejects.jsonl'}"
-        )
-    for key, count in log.unknown.items():
-        print(f"key {key!r} of {count:,} lines means nothing here")
+    for line in episodes.told(log):
+        print(line)
     return log.episodes
 
 
