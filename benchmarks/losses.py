@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import losses_tokens
 from benchmarks.common import Row, finish, interleave, parse_arguments, speedup
 from rljax.losses import sac
 from rljax.losses.masked import masked_mean
@@ -201,6 +202,7 @@ def main() -> None:
     bellman = {"ours": bellman_ours, "rlax": bellman_rlax, "vmap": bellman_vmap}
     rows = compare("soft_bellman", bellman, rounds, batch.q, batch)
     rows += compare("sac_actor", actor, rounds, batch.scores, batch)
+    rows += losses_tokens.rows(arguments.rounds)
     finish(rows, arguments.json)
 
 

@@ -21,6 +21,7 @@ LIMITS = {
     "task.dev_size": Limit(0),
     "task.test_size": Limit(0),
     "task.train_size": Limit(0),
+    "task.solved_size": Limit(0),
     "task.seed": Limit(0),
     "eval.problems": Limit(0),
     "eval.every_updates": Limit(0),
@@ -32,9 +33,10 @@ CHUNK = 256  # problems between two looks for a signal
 
 
 class Task(NamedTuple):
-    """Problems in three parts, no one of which is in two."""
+    """Problems in four parts, no one of which is in two."""
 
-    train: list[Problem]
+    solved: list[Problem]  # with written solutions, to begin from
+    train: list[Problem]  # with answers alone, to learn from by trying
     dev: list[Problem]
     test: list[Problem]
     verify: verifiers.Verify
@@ -63,12 +65,19 @@ def _arithmetic(task: Any) -> Task:
     settings = arithmetic.Config(
         operations=tuple(task.operations), largest=task.largest, factor=task.factor
     )
-    sizes = {"test": task.test_size, "dev": task.dev_size, "train": task.train_size}
+    sizes = {
+        "test": task.test_size,
+        "dev": task.dev_size,
+        "solved": task.solved_size,
+        "train": task.train_size,
+    }
     try:
         sets = arithmetic.split(settings, task.seed, sizes)
     except ValueError as error:
         raise ConfigError(f"config.task: {error}") from error
-    return Task(sets["train"], sets["dev"], sets["test"], verifiers.final_number)
+    return Task(
+        sets["solved"], sets["train"], sets["dev"], sets["test"], verifiers.final_number
+    )
 
 
 def _of_file(
@@ -86,14 +95,17 @@ def _of_file(
         found = [found[i] for i in order]
         if held is None:
             held, found = found[: task.test_size], found[task.test_size :]
-        dev, train = found[: task.dev_size], found[task.dev_size :]
+        dev, rest = found[: task.dev_size], found[task.dev_size :]
+        solved, train = rest[: task.solved_size], rest[task.solved_size :]
         train = train[: task.train_size or None]
+        if not task.solved_size:  # as in the paper: all are for both
+            solved = train
         require(
             bool(train), "task.train", task.train,
-            f"a file with more problems than dev_size and test_size, {task.dev_size} "
-            f"and {task.test_size}",
+            "a file with more problems than dev_size, test_size and solved_size "
+            f"together, {task.dev_size + task.test_size + task.solved_size}",
         )  # fmt: skip
-        return Task(train, dev, held[: task.test_size], verify)
+        return Task(solved, train, dev, held[: task.test_size], verify)
 
     return make
 

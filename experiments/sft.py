@@ -48,7 +48,7 @@ def solutions(start: offline.Start, task: reasoning.Task) -> list[Episode]:
     Raises:
       ConfigError: if the task has none.
     """
-    written = [problem for problem in task.train if problem.solution]
+    written = [problem for problem in task.solved if problem.solution]
     border.require(
         bool(written), "data.path", "", "a log: the task has no written solutions"
     )

@@ -41,7 +41,8 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.task.name = "arithmetic"  # gsm8k, math: their files at task.train, task.test
     config.task.train = ""
     config.task.test = ""  # empty: the last task.test_size problems of train
-    config.task.train_size = 4_000  # of a file, 0: all that are left
+    config.task.solved_size = 1_000  # problems with written solutions, for sft
+    config.task.train_size = 2_000  # others, to collect answers to; 0 of a file: all
     config.task.dev_size = 500  # problems to choose settings with
     config.task.test_size = 1_000
     config.task.seed = 1  # of arithmetic's problems
@@ -82,6 +83,7 @@ def shared(scale: str) -> config_dict.ConfigDict:
         config.model.layers = 1
         config.model.heads = 2
         config.model.mlp_width = 64
+        config.task.solved_size = 64
         config.task.train_size = 64
         config.task.dev_size = 8
         config.task.test_size = 8
@@ -89,6 +91,7 @@ def shared(scale: str) -> config_dict.ConfigDict:
         config.eval.batch = 8
     if scale == "gsm8k" or scale in PAPER:
         config.task.name = "gsm8k"
+        config.task.solved_size = 0  # all that are not held out, for both
         config.task.train_size = 0
         config.task.test_size = 1_000
         config.data.row_tokens = 1_024

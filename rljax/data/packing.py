@@ -113,6 +113,11 @@ def make_plan(
                 f"the text of line {text.line} has {len(text.ids)} tokens, but a row "
                 f"holds {tokens}: allow longer rows or leave the line out"
             )
+        if text.action[0] or not text.action.any():
+            fault = "begins with an action" if text.action[0] else "has no action"
+            raise ValueError(
+                f"the text of line {text.line} {fault}; actions follow a prompt"
+            )
     members = {len(item) for share in shares for item in share}
     if len(members) > 1:
         raise ValueError(f"items have {sorted(members)} texts; all must have as many")

@@ -1,0 +1,158 @@
+"""Imitation, DPO and KTO: updates against plain ones, and on eight devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rljax.agents import imitation, preference
+from rljax.agents.offline import Optimizer
+from rljax.data import pairs
+from rljax.policy import texts
+from rljax.training import devices
+from tests.agents import offline_texts as toy
+
+RATE = Optimizer(learning_rate=1e-2, warmup=0.0, max_grad_norm=1e9)
+LOG = toy.log()
+SINGLE = [(episode,) for episode in LOG]
+PAIRS = pairs.better_and_worse(LOG, seed=0, most=4)[:16]
+
+
+def sft(axis_name=None):
+    settings = imitation.Config(updates=10, actor=RATE)
+    return imitation.make(texts.make(toy.CONFIG), settings, axis_name=axis_name)
+
+
+def dpo(axis_name=None):
+    settings = preference.Config(updates=10, actor=RATE)
+    loss = preference.dpo(0.3)
+    return preference.make(texts.make(toy.CONFIG), loss, settings, axis_name)
+
+
+def kto(axis_name=None):
+    settings = preference.Config(updates=10, actor=RATE)
+    loss = preference.kto(0.3, 1.0, 1.5)
+    return preference.make(texts.make(toy.CONFIG), loss, settings, axis_name)
+
+
+CASES = {
+    "sft": (sft, SINGLE),
+    "dpo": (dpo, PAIRS),
+    "kto": (kto, pairs.with_mismatched(SINGLE)),
+}
+
+
+def said(params, episode):
+    """log p of each action."""
+    (places,) = np.nonzero(episode.action)
+    found = toy.whole_log_probs(params, episode.ids)
+    return found[places - 1, episode.ids[places]]
+
+
+def rho(params, reference, episode):
+    return jnp.sum(said(params, episode) - said(reference, episode))
+
+
+def plain(name, params, reference):
+    """The loss, one text after the other."""
+    items = CASES[name][1]
+    if name == "sft":
+        every = jnp.concatenate([said(params, item[0]) for item in items])
+        return -jnp.mean(every)
+    first = jnp.stack([rho(params, reference, item[0]) for item in items])
+    second = jnp.stack([rho(params, reference, item[1]) for item in items])
+    if name == "dpo":
+        return -jnp.mean(jnp.log(jax.nn.sigmoid(0.3 * (first - second))))
+    z = jax.lax.stop_gradient(jnp.maximum(jnp.mean(second), 0.0))
+    good = np.array([item[0].reward > 0.5 for item in items])
+    up = 1.0 - jax.nn.sigmoid(0.3 * (first - z))
+    down = 1.5 * (1.0 - jax.nn.sigmoid(0.3 * (z - first)))
+    return jnp.mean(jnp.where(good, up, down))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_losses_and_gradients_are_the_plain_ones(name):
+    make, items = CASES[name]
+    agent, batch = make(), toy.batch(items)
+    state = agent.init(jax.random.key(0), toy.weights())
+    update = jax.jit(agent.update)
+    state, _ = update(state, batch)  # away from the reference
+    new, told = update(state, batch)
+    reference = toy.weights()
+
+    @jax.jit
+    @jax.value_and_grad
+    def expected(params):
+        return plain(name, params, reference)
+
+    loss, grad = expected(state.params["actor"])
+    np.testing.assert_allclose(told["train/policy_loss"], loss, rtol=2e-5)
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grad)))
+    np.testing.assert_allclose(told["train/grad_norm"], norm, rtol=2e-4)
+    # Downhill as far as the gradient says, to first order.
+    step = jax.tree.map(jnp.subtract, new.params["actor"], state.params["actor"])
+    slope = sum(
+        float(jnp.vdot(g, s))
+        for g, s in zip(jax.tree.leaves(grad), jax.tree.leaves(step), strict=True)
+    )
+    assert slope < 0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_eight_devices_are_one(name):
+    make, items = CASES[name]
+    results = []
+    for parallel in (devices.jit(), devices.pmap(8)):
+        agent = make(parallel.axis_name)
+
+        def run(state, batch, agent=agent):
+            state, told = agent.update(state, batch)
+            return state, batch, told
+
+        program = parallel.compile(run)
+        state = agent.init(jax.random.key(0), toy.weights())
+        for _ in range(3):
+            state, _, told = program(state, toy.batch(items, parallel.num_devices))
+        results.append((state, told))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5), *results
+    )
+
+
+def test_imitation_keeps_no_second_model():
+    agent = sft()
+    assert agent.init(jax.random.key(0), toy.weights()).frozen is None
+
+
+def test_pairs_are_good_then_bad_of_one_task_and_none_twice():
+    found = pairs.better_and_worse(LOG, seed=3, most=3)
+    assert all(a.reward == 1 and b.reward == 0 and a.task == b.task for a, b in found)
+    names = [(a.line, b.line) for a, b in found]
+    assert len(set(names)) == len(names)
+    tasks = [a.task for a, _ in found]
+    assert max(map(tasks.count, tasks)) <= 3
+    assert names != [
+        (a.line, b.line) for a, b in pairs.better_and_worse(LOG, seed=4, most=3)
+    ]
+    with pytest.raises(ValueError, match="none of the 1 tasks has a good answer"):
+        pairs.better_and_worse(LOG[:1], seed=0)
+
+
+def test_mismatched_answers_follow_the_own_prompt():
+    found = pairs.with_mismatched(SINGLE[:3])
+    for i, (own, other) in enumerate(found):
+        begin = int(np.argmax(own.action))
+        nxt = LOG[(i + 1) % 3]
+        rest = nxt.ids[int(np.argmax(nxt.action)) :]
+        assert own is LOG[i]
+        np.testing.assert_array_equal(
+            other.ids, np.concatenate([own.ids[:begin], rest])
+        )
+        assert not other.action[:begin].any() and other.action[begin]
+        assert len(other.action) == len(other.step) == len(other.ids)
+    with pytest.raises(ValueError, match="a batch of one answer"):
+        pairs.with_mismatched(SINGLE[:1])
+
+
+def test_good_only():
+    assert [e.line for (e,) in pairs.good_only(LOG)] == list(range(1, 17, 2))

@@ -1,0 +1,202 @@
+"""OREO's update against a plain one, text by text, and on eight devices."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rljax.agents import oreo
+from rljax.agents.offline import Optimizer
+from rljax.losses import oreo as losses
+from rljax.models.lora import LoraConfig
+from rljax.policy import texts
+from rljax.training import devices
+from tests.agents import offline_texts as toy
+
+BETA, ALPHA, RATE = 0.3, 0.05, 1e-2
+SETTINGS = oreo.Config(
+    beta=BETA,
+    kl_weight=ALPHA,
+    updates=10,
+    actor=Optimizer(learning_rate=RATE, warmup=0.0, max_grad_norm=1e9),
+    critic=Optimizer(learning_rate=2 * RATE, warmup=0.0, max_grad_norm=1e9),
+)
+LOG = toy.log()
+ITEMS = [(episode,) for episode in LOG]
+
+
+def make(**options):
+    model = texts.make(toy.CONFIG)
+    value = options.pop("value", oreo.own_trunk)(model)
+    return oreo.make(model, value, SETTINGS, **options)
+
+
+def away_from_start(agent, seed=5):
+    """A state whose policy and value are not the reference's any more."""
+    state = agent.init(jax.random.key(0), toy.weights())
+    keys = iter(jax.random.split(jax.random.key(seed), 200))
+
+    def move(x):
+        return x + 0.05 * jax.random.normal(next(keys), x.shape)
+
+    return dataclasses.replace(state, params=jax.tree.map(move, state.params))
+
+
+def plain_losses(actor, critic, reference, level):
+    """Equations 8 and 9 and the divergence, one text after the other."""
+    policy, value, divergence = 0.0, 0.0, 0.0
+    for episode in LOG:
+        (said,) = np.nonzero(episode.action)
+        ids = episode.ids
+        log_p = toy.whole_log_probs(actor, ids)[said - 1]
+        log_q = toy.whole_log_probs(reference, ids)[said - 1]
+        ratio = (log_p - log_q)[np.arange(len(said)), ids[said]]
+        v = (toy.hidden_of(critic["trunk"], ids) @ critic["head"])[said - 1]
+        divergence += jnp.mean(jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1))
+        groups = {
+            "token": [[i] for i in range(len(said))],
+            "response": [list(range(len(said)))],
+            "step": [
+                [i for i in range(len(said)) if episode.step[said[i]] == number]
+                for number in dict.fromkeys(episode.step[said].tolist())
+            ],
+        }
+        value_groups = groups["step" if level == "step" else "token"]
+        for name, chosen in (("policy", groups[level]), ("value", value_groups)):
+            total = 0.0
+            for k, group in enumerate(chosen):
+                own = sum(ratio[i] for i in group)
+                later = sum(ratio[i] for g in chosen[k + 1 :] for i in g)
+                later = jax.lax.stop_gradient(jnp.asarray(later))
+                state = v[group[0]]
+                if name == "policy":
+                    state = jax.lax.stop_gradient(state)
+                else:
+                    own = jax.lax.stop_gradient(own)
+                total += (state - episode.reward + BETA * (own + later)) ** 2
+            total = total / len(chosen)
+            policy += total * (name == "policy")
+            value += total * (name == "value")
+    count = len(LOG)
+    return (policy + ALPHA * divergence) / count, value / count
+
+
+LEVELS = {
+    "token": losses.by_token,
+    "step": losses.by_step,
+    "response": losses.by_answer,
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_update_is_adams_step_on_the_plain_losses(level):
+    agent = make(level=LEVELS[level])
+    state = away_from_start(agent)
+    new, told = jax.jit(agent.update)(state, toy.batch(ITEMS))
+    actor, critic, reference = (
+        state.params["actor"],
+        state.params["critic"],
+        state.frozen,
+    )
+    both = jax.jit(plain_losses, static_argnums=3)
+    policy_loss, value_loss = both(actor, critic, reference, level)
+    np.testing.assert_allclose(told["critic/loss"], value_loss, rtol=1e-5)
+    found = told["train/policy_loss"] + ALPHA * told["train/kl"]
+    np.testing.assert_allclose(found, policy_loss, rtol=1e-5)
+    grads = {
+        "actor": jax.jit(
+            jax.grad(lambda a: plain_losses(a, critic, reference, level)[0])
+        )(actor),
+        "critic": jax.jit(
+            jax.grad(lambda c: plain_losses(actor, c, reference, level)[1])
+        )(critic),
+    }
+    for name, rate in (("actor", RATE), ("critic", 2 * RATE)):
+        adam = optax.adam(rate, b1=0.9, b2=0.95)
+        step, _ = adam.update(grads[name], adam.init(grads[name]))
+        norm = "train" if name == "actor" else "critic"
+        np.testing.assert_allclose(
+            told[f"{norm}/grad_norm"], optax.tree.norm(grads[name]), rtol=1e-4
+        )
+        # Adam's first step is the gradient's sign; where that is near 0 it is noise.
+        sure = jax.tree.map(lambda g: jnp.abs(g) > 1e-5, grads[name])
+        expected = optax.apply_updates(state.params[name], step)
+        jax.tree.map(
+            lambda a, b, s: np.testing.assert_allclose(a[s], b[s], atol=2e-5),
+            new.params[name], expected, sure,
+        )  # fmt: skip
+    assert new.frozen is not None
+    jax.tree.map(np.testing.assert_array_equal, new.frozen, state.frozen)
+
+
+def test_at_the_start_policy_is_reference_and_value_is_zero():
+    agent = make()
+    state = agent.init(jax.random.key(0), toy.weights())
+    found = jax.jit(agent.read)(state, toy.batch(ITEMS))
+    np.testing.assert_array_equal(found.log_prob, found.reference_log_prob)
+    assert not np.any(found.value) and np.abs(found.kl).max() < 1e-6
+
+
+def test_the_shared_trunk_has_a_head_alone_and_leaves_the_policys_gradient_as_it_is():
+    own, shared = make(), make(value=oreo.shared_trunk)
+    state = shared.init(jax.random.key(0), toy.weights())
+    assert set(state.params["critic"]) == {"head"}
+    both = [
+        agent.update(agent.init(jax.random.key(0), toy.weights()), toy.batch(ITEMS))
+        for agent in (own, shared)
+    ]
+    # V is 0 in both at first, so the policies make the same step.
+    jax.tree.map(
+        np.testing.assert_array_equal, *(new.params["actor"] for new, _ in both)
+    )
+    assert np.any(both[1][0].params["critic"]["head"])
+
+
+def test_adapters_of_policy_and_value_learn_beside_one_frozen_model():
+    how = LoraConfig(rank=2, alpha=4.0)
+    model = texts.make(toy.CONFIG, how)
+    agent = oreo.make(model, oreo.own_trunk(model), SETTINGS)
+    state = agent.init(jax.random.key(0), toy.weights())
+    sizes = [sum(x.size for x in jax.tree.leaves(p)) for p in state.params.values()]
+    frozen = sum(x.size for x in jax.tree.leaves(state.frozen))
+    assert max(sizes) < frozen / 2
+    batch, update = toy.batch(ITEMS), jax.jit(agent.update)
+    losses_ = []
+    for _ in range(8):
+        state, told = update(state, batch)
+        losses_.append(float(told["critic/loss"]))
+    assert losses_[-1] < 0.8 * losses_[0]
+    jax.tree.map(np.testing.assert_array_equal, state.frozen, toy.weights())
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_eight_devices_are_one(level):
+    results = []
+    for parallel in (devices.jit(), devices.pmap(8)):
+        agent = make(level=LEVELS[level], axis_name=parallel.axis_name)
+        program = parallel.compile(
+            lambda state, batch, agent=agent: (
+                *agent.update(state, batch)[:1], batch, agent.update(state, batch)[1]
+            )
+        )  # fmt: skip
+        state = away_from_start(agent)
+        for _ in range(3):
+            batch = toy.batch(ITEMS, parallel.num_devices)
+            state, _, told = program(state, batch)
+        results.append((state, told))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *results
+    )
+
+
+def test_an_update_that_is_not_finite_is_skipped_and_counted():
+    agent = make()
+    state = agent.init(jax.random.key(0), toy.weights())
+    batch = toy.batch(ITEMS)
+    bad = batch._replace(reward=batch.reward.at[3].set(jnp.nan))
+    new, _ = agent.update(state, bad)
+    assert int(new.skipped) == int(new.updates) == 1
+    jax.tree.map(np.testing.assert_array_equal, new.params, state.params)

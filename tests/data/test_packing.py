@@ -1,0 +1,128 @@
+"""Packed batches hold every text once, whole, and in an order that is data."""
+
+import collections
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rljax.data import packing
+from rljax.types import Episode
+from tests.agents import offline_texts as toy
+
+LOG = toy.log(23)
+ITEMS = [(episode,) for episode in LOG]
+
+
+def unpacked(batch) -> list[Episode]:
+    """The texts of a batch, from its rows."""
+    found = []
+    ids, position, segment = map(np.asarray, (batch.ids, batch.position, batch.segment))
+    for e in range(len(batch.line)):
+        if batch.line[e] < 0:
+            assert not batch.mask[e].any()
+            continue
+        first = int(batch.at[e, 0])
+        row, column = divmod(first, ids.shape[1])
+        own = segment[row] == segment[row, column]
+        (places,) = np.nonzero(own)
+        np.testing.assert_array_equal(position[row, own], np.arange(own.sum()))
+        action = np.zeros(own.sum(), bool)
+        step = np.full(own.sum(), -1)
+        count = int(batch.mask[e].sum())
+        where = np.asarray(batch.at[e, :count]) % ids.shape[1] + 1 - places[0]
+        action[where], step[where] = True, batch.step[e, :count]
+        np.testing.assert_array_equal(ids[row, own][where], batch.action[e, :count])
+        found.append(
+            Episode(
+                ids[row, own], action, step, float(batch.reward[e]), "", "",
+                int(batch.line[e]),
+            )
+        )  # fmt: skip
+    return found
+
+
+def same(one: Episode, other: Episode) -> bool:
+    return (
+        one.line == other.line
+        and one.reward == other.reward
+        and np.array_equal(one.ids, other.ids)
+        and np.array_equal(one.action, other.action)
+        and np.array_equal(one.step, other.step)
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    batch_size=st.integers(1, 6),
+    tokens=st.sampled_from([None, 12, 17, 40]),
+    devices=st.sampled_from([1, 2]),
+    seed=st.integers(0, 5),
+)
+def test_every_epoch_has_every_text_once_and_whole(batch_size, tokens, devices, seed):
+    plan = packing.make_plan(
+        ITEMS, batch_size * devices, 2, seed, devices, tokens=tokens
+    )
+    shapes = set()
+    for epoch in range(2):
+        seen = []
+        for n in range(plan.updates_per_epoch):
+            update = epoch * plan.updates_per_epoch + n
+            batch = packing.pack(plan, packing.batch_of(plan, update))
+            shapes.add(tuple(leaf.shape for leaf in jax.tree.leaves(batch)))
+            shares = [batch]
+            if devices > 1:
+                shares = [jax.tree.map(lambda x, d=d: x[d], batch) for d in range(2)]
+            seen += [text for share in shares for text in unpacked(share)]
+        by_line = {text.line: text for text in seen}
+        assert len(seen) == len(by_line) == len(LOG)
+        assert all(same(by_line[text.line], text) for text in LOG)
+    assert len(shapes) == 1  # one program
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    def lines(seed, update):
+        plan = packing.make_plan(ITEMS, 4, 2, seed)
+        return [item[0].line for item in packing.batch_of(plan, update)]
+
+    assert lines(0, 3) == lines(0, 3)
+    assert lines(0, 3) != lines(1, 3) and lines(0, 0) != lines(0, 6)
+
+
+def test_texts_of_a_comparison_stand_next_to_each_other():
+    items = [(LOG[i], LOG[i + 1]) for i in range(0, 8, 2)]
+    plan = packing.make_plan(items, 4, 1, 0, tokens=32)
+    chosen = packing.batch_of(plan, 0)
+    batch = packing.pack(plan, chosen)
+    expected = [text.line for item in chosen for text in item]
+    assert np.asarray(batch.line).tolist() == expected
+
+
+def test_short_texts_share_rows():
+    """Rows are few: no more than one in five tokens is padding here."""
+    plan = packing.make_plan(ITEMS, 23, 1, 0, tokens=64)
+    real = collections.Counter(
+        np.asarray(packing.pack(plan, ITEMS).segment > 0).ravel()
+    )
+    assert real[True] == sum(len(text.ids) for text in LOG)
+    assert real[False] < 0.25 * real[True]
+
+
+def test_what_cannot_be_packed_is_refused():
+    with pytest.raises(ValueError, match="no items were given"):
+        packing.make_plan([], 4, 1, 0)
+    with pytest.raises(ValueError, match="epochs is 0"):
+        packing.make_plan(ITEMS, 4, 0, 0)
+    with pytest.raises(ValueError, match="batch_size is 3, which 2 devices"):
+        packing.make_plan(ITEMS, 3, 1, 0, 2)
+    longest = max(LOG, key=lambda text: len(text.ids))
+    with pytest.raises(ValueError, match=r"line \d+ has 12 tokens, but a row holds 11"):
+        packing.make_plan(ITEMS, 4, 1, 0, tokens=len(longest.ids) - 1)
+    begins = longest._replace
+    with pytest.raises(ValueError, match="begins with an action"):
+        packing.make_plan([(begins(action=np.ones(12, bool)),)], 1, 1, 0)
+    plan = packing.make_plan(ITEMS, 4, 1, 0)
+    with pytest.raises(ValueError, match="update is 6; the run has 6"):
+        packing.batch_of(plan, 6)
