@@ -212,13 +212,15 @@ def _folder(folder: pathlib.Path) -> Model:
         files = safetensors_files.files_of(folder)
         # Damage is told now, not after loading half.
         entries = [x for file in files for x in safetensors_files.entries(file)]
-        config, places, copies, unused = _layout(values, [x.name for x in entries])
+        names = {x.name for x in entries}
+        config, places, copies, unused, spelt = _layout(values, names)
     except ValueError as error:
         raise ValueError(_with_folder(folder, error)) from error
 
     def tensors() -> Tensors:
         for file in files:
-            yield from safetensors_files.tensors(file)
+            for name, array in safetensors_files.tensors(file):
+                yield spelt(name), array
 
     def tokenizer() -> tokenizers.Tokenizer:
         found = tokenizers.load(folder)
@@ -243,14 +245,15 @@ def _with_folder(folder: pathlib.Path, error: ValueError) -> str:
     return str(error) if str(folder) in str(error) else f"{folder}: {error}"
 
 
-def _layout(values: dict[str, Any], names: list[str]) -> tuple[Any, ...]:
-    """Settings, places, copies and unused tensors of what a config.json describes."""
+def _layout(values: dict[str, Any], names: Collection[str]) -> tuple[Any, ...]:
+    """Settings, places, copies, unused tensors and spelling of a model's folder."""
     if values.get("model_type") == "t5":
         config = families_t5.config_of(values, names)
         places, copies = families_t5.places(config), families_t5.copies(config)
-        return config, places, copies, families_t5.UNUSED
+        return config, places, copies, families_t5.UNUSED, str
     config = config_of(values)
-    return config, pretrained.places(config), pretrained.copies(config), ()
+    places, copies = pretrained.places(config), pretrained.copies(config)
+    return config, places, copies, (), pretrained.spelling(config, names)
 
 
 def _widest(kinds: Collection[np.dtype]) -> str:

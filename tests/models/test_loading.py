@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from rljax.models import loading, safetensors_files
 from rljax.text import tokenizer as tokenizers
+from tests.models import golden
 
 VALUES = {
     "model_type": "qwen2",
@@ -162,6 +163,24 @@ def test_an_untied_head_is_a_matrix_of_its_own(tmp_path):
     )
     params = loading.load_params(loading.open_model(folder))
     np.testing.assert_array_equal(params["unembedding"], head.T)
+
+
+def test_the_hubs_own_gpt2_names_no_transformer(tmp_path):
+    """Its files lack the prefix that transformers writes, and hold masks."""
+    source = golden.ROOT / "gpt2"
+    (tmp_path / "config.json").write_text((source / "config.json").read_text())
+    there = load_file(source / safetensors_files.SINGLE)
+    bare = {name.removeprefix("transformer."): x for name, x in there.items()}
+    assert bare.keys() != there.keys() and "wte.weight" in bare
+    masks = {"h.0.attn.bias": np.tri(8, dtype=np.float32)[None, None]}
+    save_file({**bare, **masks}, tmp_path / safetensors_files.SINGLE)
+    params = loading.load_params(loading.open_model(tmp_path))
+    expected = golden.params(source, golden.config("gpt2"))
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    # What is wrong is told in the names we know, whichever the file has.
+    save_file({"wte.weight": bare["wte.weight"]}, tmp_path / safetensors_files.SINGLE)
+    with pytest.raises(ValueError, match="transformer.wpe.weight is missing"):
+        loading.load_params(loading.open_model(tmp_path))
 
 
 def test_all_that_does_not_fit_is_listed(tmp_path):
