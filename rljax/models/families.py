@@ -9,7 +9,7 @@ Source: the configuration classes of transformers 5.23.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -117,6 +117,13 @@ def _gpt2(fields: Fields) -> ModelConfig:
 
 
 def _gemma2(fields: Fields) -> ModelConfig:
+    window = fields.need("sliding_window")
+    twin = fields.get("sliding_window_size", window)  # of the first files; never read
+    if twin != window:
+        raise ValueError(
+            f"config.json has sliding_window_size = {twin}, but sliding_window is "
+            f"{window}"
+        )
     return _gemma(fields, **_rope(fields))
 
 
@@ -153,7 +160,8 @@ def _gemma3(fields: Fields) -> ModelConfig:
 
 def _window(fields: Fields) -> dict[str, Any]:
     """Which layers see a window only, and how wide it is."""
-    window = fields.get("sliding_window")
+    window, count = fields.get("sliding_window"), fields.need("num_hidden_layers")
+    _check_kinds(fields.get("layer_types"), count)
     if not fields.get("use_sliding_window", False) or window is None:
         if "sliding_attention" in fields.get("layer_types", ()):
             raise ValueError(
@@ -173,14 +181,19 @@ def _layer_types(fields: Fields, slides: Callable[[int], bool]) -> dict[str, Any
     if kinds is None:
         names = ("full_attention", "sliding_attention")
         kinds = [names[slides(i)] for i in range(count)]
+    _check_kinds(kinds, count)
+    layers = [i for i, kind in enumerate(kinds) if kind == "sliding_attention"]
+    return {"window": window, "window_layers": tuple(layers)} if layers else {}
+
+
+def _check_kinds(kinds: Sequence[str] | None, count: int) -> None:
+    """There must be one of each layer, and each of a kind there is."""
     known = {"full_attention", "sliding_attention"}
-    if len(kinds) != count or set(kinds) - known:
+    if kinds is not None and (len(kinds) != count or set(kinds) - known):
         raise ValueError(
             f"config.json has layer_types {kinds}: there must be {count} of "
             f"{', '.join(sorted(known))}"
         )
-    layers = [i for i, kind in enumerate(kinds) if kind == "sliding_attention"]
-    return {"window": window, "window_layers": tuple(layers)} if layers else {}
 
 
 def _rope(fields: Fields) -> dict[str, Any]:
@@ -304,27 +317,41 @@ _GPT2_READ = frozenset(
 _GPT2 = {
     "activation_function": "gelu_new", "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False,
-    "is_encoder_decoder": False,
+    "is_encoder_decoder": False, "n_special": 0,
 }  # fmt: skip
-# Of training, of a classifier's head, and of the order of a product.
+# Of training, of a classifier's head, of the order of a product, and what the first
+# programs noted down.
 _GPT2_NOTES = frozenset(
     """
     resid_pdrop embd_pdrop attn_pdrop summary_type summary_use_proj summary_activation
     summary_proj_to_labels summary_first_dropout reorder_and_upcast_attn
+    predict_special_tokens output_past _num_labels
     """.split()
 )
 
 FAMILIES: dict[str, Family] = {
     "gemma2": Family(
-        _gemma2, _GEMMA_READ, {**_GEMMA, "sliding_window_pattern": 2}, _GEMMA2_DEFAULTS
+        _gemma2,
+        _GEMMA_READ | {"sliding_window_size"},
+        {**_GEMMA, "sliding_window_pattern": 2},
+        _GEMMA2_DEFAULTS,
     ),
     "gemma3_text": Family(_gemma3, _GEMMA3_READ, _GEMMA, _GEMMA3_DEFAULTS),
     "gpt2": Family(_gpt2, _GPT2_READ | _GPT2_NOTES, _GPT2),
     "llama": Family(_llama, _LLAMA_READ, {**_SILU, **_NO_BIAS}, _LLAMA_DEFAULTS),
     "mistral": Family(
-        _mistral, _LLAMA_READ | {"sliding_window"}, _SILU, _MISTRAL_DEFAULTS
+        _mistral,
+        _LLAMA_READ | {"sliding_window"},
+        {**_SILU, "attention_bias": False},
+        _MISTRAL_DEFAULTS,
     ),
-    "qwen2": Family(_qwen2, _LLAMA_READ | _WINDOW_READ, _SILU, _QWEN2_DEFAULTS),
+    # Qwen2's biases of queries, keys and values are there whatever a file says.
+    "qwen2": Family(
+        _qwen2,
+        _LLAMA_READ | _WINDOW_READ,
+        {**_SILU, "attention_bias": False, "use_mrope": False},
+        _QWEN2_DEFAULTS,
+    ),
     "qwen3": Family(
         _qwen3,
         _LLAMA_READ | _WINDOW_READ,

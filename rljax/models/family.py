@@ -14,15 +14,18 @@ from rljax.models.config import ModelConfig
 # Of every family: says nothing about the function that is computed.
 NOTES = frozenset(
     """
+    _attn_implementation_autoset
     _name_or_path architectures attention_dropout auto_map bos_token_id
     cache_implementation chunk_size_feed_forward dtype eos_token_id id2label
     initializer_range
     is_llama_config label2id model_type output_attentions output_hidden_states
     pad_token_id
-    problem_type return_dict rope_interleaved torch_dtype transformers.js_config
-    transformers_version unk_token_id use_cache
+    problem_type return_dict task_specific_params tokenizer_class torch_dtype
+    transformers.js_config transformers_version unk_token_id use_cache
     """.split()
 )
+# Of every family: RoPE turns halves; transformers turns them too, whatever is said.
+FIXED: Mapping[str, Any] = MappingProxyType({"rope_interleaved": False})
 
 
 class Family(NamedTuple):
@@ -73,12 +76,12 @@ def check(
     Args:
       values: the file, parsed.
       read: fields that are looked at elsewhere, beside `NOTES`.
-      fixed: fields that must have this value where they are there.
+      fixed: fields that must have this value where they are there, beside `FIXED`.
 
     Raises:
       ValueError: for another field, or another value; it names it.
     """
-    name = values.get("model_type")
+    name, fixed = values.get("model_type"), {**FIXED, **fixed}
     for field, value in values.items():
         if field in NOTES or field in read or value is None:
             continue

@@ -223,6 +223,39 @@ def test_real_files():
         }
     )  # fmt: skip
     assert qwen.window is None and qwen.qkv_bias and qwen.head_dim == 64
+    # As `gpt2` has them, and what its larger and smaller sisters say besides.
+    gpt2 = config_of(
+        {
+            "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"],
+            "attn_pdrop": 0.1, "bos_token_id": 50256, "embd_pdrop": 0.1,
+            "eos_token_id": 50256, "initializer_range": 0.02,
+            "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_ctx": 1024,
+            "n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024,
+            "resid_pdrop": 0.1, "summary_activation": None,
+            "summary_first_dropout": 0.1, "summary_proj_to_labels": True,
+            "summary_type": "cls_index", "summary_use_proj": True,
+            "task_specific_params": {"text-generation": {"do_sample": True}},
+            "vocab_size": 50257,
+            "n_special": 0, "predict_special_tokens": True, "output_past": True,
+            "_num_labels": 1,
+        }
+    )  # fmt: skip
+    assert (gpt2.width, gpt2.mlp_width, gpt2.max_positions) == (768, 3072, 1024)
+
+
+@pytest.mark.parametrize(
+    "kind, said",
+    [
+        ("qwen2", {"use_mrope": False, "attention_bias": False}),
+        ("mistral", {"attention_bias": False}),
+        ("gemma2", {"sliding_window_size": 9}),
+        ("llama", {"_attn_implementation_autoset": True, "tokenizer_class": "X"}),
+        ("llama", {"rope_interleaved": False}),
+    ],
+)
+def test_what_says_nothing_of_the_function_changes_nothing(kind, said):
+    plain = {"model_type": kind, **FILES[kind]}
+    assert config_of({**plain, **said}) == config_of(plain)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +272,15 @@ def test_real_files():
         ("gemma3_text", {"use_bidirectional_attention": True}, "only False is impl"),
         ("gemma2", {"sliding_window": None}, "has null for sliding_window"),
         ("gemma2", {"sliding_window_pattern": 3}, "only 2 is implemented"),
+        ("gemma2", {"sliding_window_size": 8}, "sliding_window_size = 8, .* is 9"),
+        ("qwen2", {"use_mrope": True}, "use_mrope = True; only False is"),
+        ("qwen2", {"attention_bias": True}, "attention_bias = True; only False is"),
+        ("mistral", {"attention_bias": True}, "attention_bias = True; only False"),
+        ("gpt2", {"n_special": 2}, "n_special = 2; only 0 is implemented"),
+        *[
+            (kind, {"rope_interleaved": True}, "rope_interleaved = True; only False")
+            for kind in FILES
+        ],
         ("mistral", {"layer_types": ["full_attention"]}, "has layer_types"),
         ("llama", {"rope_scaling": {"type": "yarn"}}, "rope type 'yarn', which is not"),
         (
@@ -248,6 +290,15 @@ def test_real_files():
         ),
         ("qwen2", {"layer_types": ["full_attention"]}, "there must be 5 of"),
         ("qwen2", {"layer_types": ["chunked_attention"] * 5}, "there must be 5 of"),
+        *[
+            (
+                kind,
+                {"use_sliding_window": False, "layer_types": names},
+                "there must be 5 of full_attention, sliding_attention",
+            )
+            for kind in ("qwen2", "qwen3")
+            for names in (["linear_attention"] * 5, ["full_attention"])
+        ],
         (
             "qwen2",
             {"layer_types": ["sliding_attention"] * 5, "use_sliding_window": False},
