@@ -32,7 +32,7 @@ def config_of(values: Mapping[str, Any]) -> ModelConfig:
         field that is missing; it names it and what would do.
     """
     name = values.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise ValueError(
             f"model_type {name!r} is not implemented; there are "
             f"{', '.join(sorted(FAMILIES))}"
@@ -140,7 +140,7 @@ def _gemma3(fields: Fields) -> ModelConfig:
         "rope_theta": fields.get("rope_theta"),
         "max_position_embeddings": fields.get("max_position_embeddings"),
         "rope_parameters": {
-            **(parameters.get("full_attention") or {}),
+            **Fields(parameters).get("full_attention", {}),
             **fields.get("rope_scaling", {}),
         },
     }
@@ -148,7 +148,7 @@ def _gemma3(fields: Fields) -> ModelConfig:
         Fields(
             {
                 "rope_theta": fields.get("rope_local_base_freq"),
-                "rope_parameters": parameters.get("sliding_attention"),
+                "rope_parameters": Fields(parameters).get("sliding_attention"),
             }
         )
     )
@@ -199,11 +199,13 @@ def _check_kinds(kinds: Sequence[str] | None, count: int) -> None:
 def _rope(fields: Fields) -> dict[str, Any]:
     """Base of the wavelengths, and how they are stretched."""
     parameters = fields.get("rope_scaling") or fields.get("rope_parameters") or {}
-    theta = parameters.get("rope_theta", fields.get("rope_theta", 10_000.0))
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    said = Fields(parameters)
+    theta = said.get("rope_theta", fields.get("rope_theta", 10_000.0))
+    kind = said.get("rope_type", said.get("type", "default"))
     if kind == "llama3" and "original_max_position_embeddings" not in parameters:
         context = fields.need("max_position_embeddings")
         parameters = {**parameters, "original_max_position_embeddings": context}
+        said = Fields(parameters)
     rest = set(parameters) - {"rope_theta", "rope_type", "type"}
     known = {
         "default": set(),
@@ -226,10 +228,10 @@ def _rope(fields: Fields) -> dict[str, Any]:
     scaling = None
     if kind != "default":
         scaling = RopeScaling(
-            factor=parameters["factor"],
-            low_freq_factor=parameters.get("low_freq_factor"),
-            high_freq_factor=parameters.get("high_freq_factor"),
-            original_positions=parameters.get("original_max_position_embeddings"),
+            factor=said.need("factor"),
+            low_freq_factor=said.get("low_freq_factor"),
+            high_freq_factor=said.get("high_freq_factor"),
+            original_positions=said.get("original_max_position_embeddings"),
         )
     return {"rope_theta": float(theta), "rope_scaling": scaling}
 

@@ -269,7 +269,7 @@ def _eos_ids(folder: pathlib.Path, values: Mapping[str, Any]) -> tuple[int, ...]
     if found is None:
         found = values.get("eos_token_id")
     ids = found if isinstance(found, list) else [] if found is None else [found]
-    if not all(isinstance(i, int) for i in ids):
+    if not all(type(i) is int for i in ids):
         raise ValueError(f"{folder} has eos_token_id {found!r}; expected ids")
     return tuple(ids)
 

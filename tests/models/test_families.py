@@ -5,6 +5,7 @@ import functools
 import jax
 import pytest
 
+from rljax.models import families, families_t5, family
 from rljax.models.families import FAMILIES, config_of
 
 LLAMA = {
@@ -324,3 +325,66 @@ def test_what_is_not_implemented_is_named(kind, change, message):
     values = {"model_type": kind, **FILES.get(kind, {}), **change}
     with pytest.raises(ValueError, match=message):
         config_of(values)
+
+
+@pytest.mark.parametrize(
+    "kind, change, message",
+    [
+        ("llama", {"hidden_size": "64"}, "hidden_size = '64'; it must be a whole num"),
+        (
+            "llama",
+            {"num_attention_heads": 0},
+            "num_attention_heads = 0; it must be a w",
+        ),
+        ("llama", {"num_hidden_layers": 2.5}, "num_hidden_layers = 2.5; it must be"),
+        ("llama", {"num_hidden_layers": True}, "num_hidden_layers = True; it must be"),
+        ("llama", {"rms_norm_eps": "tiny"}, "rms_norm_eps = 'tiny'; it must be a num"),
+        (
+            "llama",
+            {"rope_theta": float("inf")},
+            "rope_theta = inf; it must be a number",
+        ),
+        ("llama", {"rope_scaling": "linear"}, "rope_scaling = 'linear'; it must be an"),
+        ("llama", {"tie_word_embeddings": "no"}, "tie_word_embeddings = 'no'; it must"),
+        (
+            "qwen2",
+            {"layer_types": "full"},
+            "layer_types = 'full'; it must be a list of",
+        ),
+        (
+            "qwen2",
+            {"layer_types": [["full"]]},
+            "layer_types = .*; it must be a list of",
+        ),
+        ("gemma2", {"query_pre_attn_scalar": 0}, "scalar = 0; it must be a number abo"),
+        ("gpt2", {"n_head": 0}, "n_head = 0; it must be a whole number above 0"),
+        ("gpt2", {"n_embd": -4}, "n_embd = -4; it must be a whole number above 0"),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"full_attention": 3}},
+            "full_attention = 3",
+        ),
+        (["llama"], {}, r"model_type \['llama'\] is not implemented"),
+        (
+            "llama",
+            {"rope_scaling": {"rope_type": "linear", "factor": None}},
+            "has null for factor",
+        ),
+        (
+            "llama",
+            {"rope_scaling": {"rope_type": "linear", "factor": "2"}},
+            "factor = '2'; it must be a number above 0",
+        ),
+        ("llama", {"rope_scaling": {"rope_type": ["x"]}}, "rope_type = .'x'.; it must"),
+    ],
+)
+def test_values_of_another_type_are_named(kind, change, message):
+    sizes = {} if isinstance(kind, list) else FILES.get(kind, {})
+    with pytest.raises(ValueError, match=message):
+        config_of({"model_type": kind, **sizes, **change})
+
+
+def test_every_field_that_is_read_has_a_type():
+    read = families_t5._READ.union(*(one.read for one in FAMILIES.values()))
+    notes = families._GPT2_NOTES | {"n_ctx", "_sliding_window_pattern"}
+    assert read - notes <= family.KINDS.keys()
