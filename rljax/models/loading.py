@@ -173,16 +173,20 @@ def check_vocabulary(tokenizer: tokenizers.Tokenizer, rows: int, origin: str) ->
 
 def _convert(part: np.ndarray, target: np.ndarray, where: pretrained.Place) -> None:
     """Writes a part into its place, in the type of the place."""
-    try:
-        with np.errstate(over="raise"):
-            for i in range(0, part.shape[-1], _COLUMNS):
-                target[..., i : i + _COLUMNS] = part[..., i : i + _COLUMNS]
-    except FloatingPointError as error:
-        top = float(jnp.finfo(target.dtype).max)
-        raise ValueError(
-            f"{where.name} (layer {where.layer}) holds values beyond {top:g}, the "
-            f"largest {target.dtype}: load it as bfloat16 or float32"
-        ) from error
+    top = float(jnp.finfo(target.dtype).max)
+    narrower = float(jnp.finfo(part.dtype).max) > top
+    for i in range(0, part.shape[-1], _COLUMNS):
+        block, source = target[..., i : i + _COLUMNS], part[..., i : i + _COLUMNS]
+        with np.errstate(over="ignore"):  # told below; not every cast would raise
+            block[...] = source
+        if not narrower or np.isfinite(block).all():
+            continue
+        if not np.array_equal(np.isfinite(block), np.isfinite(source)):
+            wider = "float32" if top > 1e5 else "bfloat16 or float32"
+            raise ValueError(
+                f"{where.name} (layer {where.layer}) holds values beyond {top:g}, the "
+                f"largest {target.dtype}: load it as {wider}"
+            )
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -217,6 +217,28 @@ def test_what_a_type_cannot_hold_is_told(tmp_path):
         loading.load_params(model, dtype="float16")
 
 
+@pytest.mark.parametrize(
+    "stored, value, dtype, top",
+    [
+        (ml_dtypes.bfloat16, 1e5, "float16", "65504"),
+        (np.float32, 3.4e38, "bfloat16", "3.38953e.38"),
+    ],
+)
+def test_casts_that_numpy_is_silent_about_are_told(tmp_path, stored, value, dtype, top):
+    tensors = weights(stored)
+    tensors["model.layers.1.mlp.up_proj.weight"][2, 3] = value
+    model = loading.open_model(write(tmp_path, tensors))
+    with pytest.raises(ValueError, match=rf"gate_up \(layer 1\) .* beyond {top}"):
+        loading.load_params(model, dtype=dtype)
+
+
+def test_what_was_not_finite_before_is_not_of_the_cast(tmp_path):
+    tensors = weights()
+    tensors["model.layers.1.mlp.up_proj.weight"][2, 3] = np.inf
+    model = loading.open_model(write(tmp_path, tensors))
+    assert np.isinf(loading.load_params(model, dtype="float16")["gate_up"]).sum() == 1
+
+
 def test_a_damaged_file_is_told_when_it_is_opened(tmp_path):
     folder = write(tmp_path, weights())
     file = folder / safetensors_files.SINGLE
