@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ from rljax.training import checkpoint
 from rljax.training.files import RunError, read_json
 from rljax.types import Params
 
+GENERATION = "generation_config.json"
 CRITIC = "critic"  # folder of the critic's own trunk, where it has one
 ADAPTER = "adapter"  # PEFT folder of the policy's adapter, where it learnt one
 
@@ -50,8 +52,10 @@ class Source(NamedTuple):
     notes: heads_file.Notes | None
     critic: Params | None  # the critic's own trunk
     card: str
+    generation: Mapping[str, Any]  # the parsed generation_config.json; empty if none
     adapter: tuple[Params, LoraConfig] | None = None  # merged into `params`
     base_name: str = ""  # of the model it is for
+    adapter_folder: pathlib.Path | None = None  # of an export, kept as it is
 
 
 def main(words: list[str]) -> int:
@@ -100,6 +104,8 @@ def convert(
             adapter, how = source.adapter
             name = source.base_name
             peft_folder.save(part / ADAPTER, adapter, how, source.config, name)
+        if source.adapter_folder is not None:
+            shutil.copytree(source.adapter_folder, part / ADAPTER)
         (part / "README.md").write_text(source.card, encoding="utf-8")
 
     _write(pathlib.Path(out), source, source.params, dtype, [more])
@@ -111,7 +117,8 @@ def convert(
 def _write(folder, source: Source, params: Params, dtype, extras) -> None:
     hf_folder.save(
         folder, params, source.config, source.tokenizer, source.values,
-        eos_ids=source.eos_ids, dtype=dtype, extras=extras,
+        generation=source.generation, eos_ids=source.eos_ids, dtype=dtype,
+        extras=extras,
     )  # fmt: skip
 
 
@@ -126,7 +133,7 @@ def read(model: str, update: int | None = None) -> Source:
       ValueError: if there is none, or it cannot be read.
     """
     path = pathlib.Path(model).expanduser()
-    values = _config_json(path)
+    values = _json(path / "config.json")
     if {"config", "versions"} <= values.keys():
         return _of_workdir(path, values, update)
     if update is not None:
@@ -136,27 +143,29 @@ def read(model: str, update: int | None = None) -> Source:
     return _of_model(model, values)
 
 
-def _config_json(path: pathlib.Path) -> dict[str, Any]:
-    """Of a workdir or a Hugging Face folder; empty for what has none."""
-    if not (path / "config.json").is_file():
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    """A file of a workdir or a Hugging Face folder; empty where there is none."""
+    if not path.is_file():
         return {}
     try:
-        values = read_json(path / "config.json")
+        values = read_json(path)
     except ValueError as error:
-        raise RunError(f"{path / 'config.json'} cannot be read: {error}") from error
+        raise RunError(f"{path} cannot be read: {error}") from error
     if not isinstance(values, dict):
-        raise RunError(f"{path / 'config.json'} holds no settings")
+        raise RunError(f"{path} holds no settings")
     return values
 
 
 def _of_model(where: str, values: dict[str, Any]) -> Source:
     """Any model that can be opened, with the heads beside it where it is an export."""
     model, path = loading.open_model(where), pathlib.Path(where).expanduser()
+    dtype = model.stored
     notes, heads, critic = None, {}, None
     if (path / heads_file.NOTES).is_file():
         heads, notes = heads_file.load(path)
         if notes.trunk == CRITIC:
-            critic = loading.load_params(loading.open_model(path / CRITIC))
+            trunk = loading.open_model(path / CRITIC)
+            critic = loading.load_params(trunk, _on_the_host, dtype)
     if (path / "README.md").is_file():
         card = (path / "README.md").read_text(encoding="utf-8")
     else:
@@ -165,11 +174,13 @@ def _of_model(where: str, values: dict[str, Any]) -> Source:
                 model.origin, base_model=model.origin, method="none: converted only"
             )
         )
-    dtype = model.stored
+    ours = (path / hf_folder.RECORD).is_file()
+    learnt = path / ADAPTER if ours and (path / ADAPTER).is_dir() else None
     return Source(
         dataclasses.replace(model.config, param_dtype=dtype),
         loading.load_params(model, _on_the_host, dtype), model.tokenizer(),
         values or None, model.eos_ids, heads, notes, critic, card,
+        _json(path / GENERATION), adapter_folder=learnt,
     )  # fmt: skip
 
 
@@ -195,6 +206,7 @@ def _of_workdir(
     tokens = tokenizers.load(path / "hf")
     run, params = record["config"], checkpoint.read_params(folder, update)
     model = language_model.of_run(run, tokens)
+    base = pathlib.Path(run["model"].get("path") or "-").expanduser()
     whole = _whole(run, model)
     critic = params.get("critic")
     notes = heads_file.Notes(
@@ -209,10 +221,9 @@ def _of_workdir(
     heads = {name: params[name] for name in ("q", "v") if name in params}
     return Source(
         model.config, whole(params["actor"]), tokens,
-        _config_json(pathlib.Path(run["model"].get("path") or "-")) or None,
-        (), heads, notes,
+        _json(base / "config.json") or None, model.eos_ids, heads, notes,
         None if critic is None else whole(critic),
-        model_card.text(_facts(path, record, update)),
+        model_card.text(_facts(path, record, update)), _json(base / GENERATION),
         None if model.adapter is None else (params["actor"], model.adapter),
         run["model"].get("path", ""),
     )  # fmt: skip

@@ -46,6 +46,7 @@ class LanguageModel(NamedTuple):
       frame: text around every prompt, or None.
       adapter: what learns beside frozen weights; None where the whole trunk learns.
       weights: () -> the weights of its files; None where they are drawn.
+      eos_ids: tokens that end a text: those of its files, and the tokenizer's own.
     """
 
     config: Any  # ModelConfig or EncDecConfig
@@ -53,6 +54,7 @@ class LanguageModel(NamedTuple):
     frame: Frame | None
     adapter: LoraConfig | None
     weights: Callable[[], Params] | None
+    eos_ids: tuple[int, ...]
 
 
 def choose(config: Any, words: Callable[[], Sequence[str]]) -> LanguageModel:
@@ -78,6 +80,10 @@ def choose(config: Any, words: Callable[[], Sequence[str]]) -> LanguageModel:
             adapter is None or isinstance(size, ModelConfig), "lora.rank",
             config.lora.rank, "0 for an encoder-decoder, which has no adapters here",
         )  # fmt: skip
+        require(
+            adapter is None or size.gated_mlp, "lora.rank", config.lora.rank,
+            "0 for a model whose MLP has no gate (GPT-2), which has no adapters here",
+        )  # fmt: skip
     else:
         require(
             adapter is None, "lora.rank", config.lora.rank,
@@ -93,7 +99,8 @@ def choose(config: Any, words: Callable[[], Sequence[str]]) -> LanguageModel:
         def weights():
             return loading.load_params(model, dtype=size.param_dtype)
 
-    return LanguageModel(size, tokens, _frame(config, tokens), adapter, weights)
+    ends = _ends(() if opened is None else opened.eos_ids, tokens)
+    return LanguageModel(size, tokens, _frame(config, tokens), adapter, weights, ends)
 
 
 def of_run(run: Mapping[str, Any], tokens: Any) -> LanguageModel:
@@ -108,9 +115,11 @@ def of_run(run: Mapping[str, Any], tokens: Any) -> LanguageModel:
     """
     config = config_dict.ConfigDict(dict(run))
     if config.model.get("path"):
-        return choose(config, lambda: ())._replace(tokenizer=tokens)
+        model = choose(config, lambda: ())
+        return model._replace(tokenizer=tokens, eos_ids=_ends(model.eos_ids, tokens))
     size = pick(SIZES, config.model.size, "model.size")(len(tokens))
-    return LanguageModel(_with_dtypes(config, size), tokens, None, None, None)
+    size = _with_dtypes(config, size)
+    return LanguageModel(size, tokens, None, None, None, _ends((), tokens))
 
 
 def make_networks(config: Any, model: LanguageModel, env: Env) -> networks.Networks:
@@ -150,6 +159,11 @@ def _check_context(config: Any, model: LanguageModel, env: Env) -> None:
         f"({sizes.prompt_tokens}) and command ({sizes.command_tokens}); its context "
         f"is {context}",
     )  # fmt: skip
+
+
+def _ends(ids: Sequence[int], tokens: Any) -> tuple[int, ...]:
+    """A model's end tokens, and the one that commands end with."""
+    return tuple(dict.fromkeys((*ids, tokens.eos_token_id)))
 
 
 def _adapter(config: Any) -> LoraConfig | None:

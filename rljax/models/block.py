@@ -158,7 +158,10 @@ def normalize(params: Layer, name: str, x: jax.Array, config: ModelConfig) -> ja
     Returns:
       [..., D], float32 or wider.
     """
-    scale = params[name] + config.norm_offset
+    scale = params[name]
+    if config.norm_offset:  # in float32: 1 + w has few of w's bits in a narrow type
+        wide = jnp.promote_types(scale.dtype, jnp.float32)
+        scale = scale.astype(wide) + config.norm_offset
     if config.layer_norm:
         return layer_norm(x, scale, params[f"{name}_bias"], config.norm_eps)
     return rms_norm(x, scale, config.norm_eps)

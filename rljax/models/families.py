@@ -9,7 +9,7 @@ Source: the configuration classes of transformers 5.23.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,7 +32,7 @@ def config_of(values: Mapping[str, Any]) -> ModelConfig:
         field that is missing; it names it and what would do.
     """
     name = values.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise ValueError(
             f"model_type {name!r} is not implemented; there are "
             f"{', '.join(sorted(FAMILIES))}"
@@ -117,6 +117,13 @@ def _gpt2(fields: Fields) -> ModelConfig:
 
 
 def _gemma2(fields: Fields) -> ModelConfig:
+    window = fields.need("sliding_window")
+    twin = fields.get("sliding_window_size", window)  # of the first files; never read
+    if twin != window:
+        raise ValueError(
+            f"config.json has sliding_window_size = {twin}, but sliding_window is "
+            f"{window}"
+        )
     return _gemma(fields, **_rope(fields))
 
 
@@ -133,7 +140,7 @@ def _gemma3(fields: Fields) -> ModelConfig:
         "rope_theta": fields.get("rope_theta"),
         "max_position_embeddings": fields.get("max_position_embeddings"),
         "rope_parameters": {
-            **(parameters.get("full_attention") or {}),
+            **Fields(parameters).get("full_attention", {}),
             **fields.get("rope_scaling", {}),
         },
     }
@@ -141,7 +148,7 @@ def _gemma3(fields: Fields) -> ModelConfig:
         Fields(
             {
                 "rope_theta": fields.get("rope_local_base_freq"),
-                "rope_parameters": parameters.get("sliding_attention"),
+                "rope_parameters": Fields(parameters).get("sliding_attention"),
             }
         )
     )
@@ -153,7 +160,8 @@ def _gemma3(fields: Fields) -> ModelConfig:
 
 def _window(fields: Fields) -> dict[str, Any]:
     """Which layers see a window only, and how wide it is."""
-    window = fields.get("sliding_window")
+    window, count = fields.get("sliding_window"), fields.need("num_hidden_layers")
+    _check_kinds(fields.get("layer_types"), count)
     if not fields.get("use_sliding_window", False) or window is None:
         if "sliding_attention" in fields.get("layer_types", ()):
             raise ValueError(
@@ -173,24 +181,31 @@ def _layer_types(fields: Fields, slides: Callable[[int], bool]) -> dict[str, Any
     if kinds is None:
         names = ("full_attention", "sliding_attention")
         kinds = [names[slides(i)] for i in range(count)]
+    _check_kinds(kinds, count)
+    layers = [i for i, kind in enumerate(kinds) if kind == "sliding_attention"]
+    return {"window": window, "window_layers": tuple(layers)} if layers else {}
+
+
+def _check_kinds(kinds: Sequence[str] | None, count: int) -> None:
+    """There must be one of each layer, and each of a kind there is."""
     known = {"full_attention", "sliding_attention"}
-    if len(kinds) != count or set(kinds) - known:
+    if kinds is not None and (len(kinds) != count or set(kinds) - known):
         raise ValueError(
             f"config.json has layer_types {kinds}: there must be {count} of "
             f"{', '.join(sorted(known))}"
         )
-    layers = [i for i, kind in enumerate(kinds) if kind == "sliding_attention"]
-    return {"window": window, "window_layers": tuple(layers)} if layers else {}
 
 
 def _rope(fields: Fields) -> dict[str, Any]:
     """Base of the wavelengths, and how they are stretched."""
     parameters = fields.get("rope_scaling") or fields.get("rope_parameters") or {}
-    theta = parameters.get("rope_theta", fields.get("rope_theta", 10_000.0))
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    said = Fields(parameters)
+    theta = said.get("rope_theta", fields.get("rope_theta", 10_000.0))
+    kind = said.get("rope_type", said.get("type", "default"))
     if kind == "llama3" and "original_max_position_embeddings" not in parameters:
         context = fields.need("max_position_embeddings")
         parameters = {**parameters, "original_max_position_embeddings": context}
+        said = Fields(parameters)
     rest = set(parameters) - {"rope_theta", "rope_type", "type"}
     known = {
         "default": set(),
@@ -213,10 +228,10 @@ def _rope(fields: Fields) -> dict[str, Any]:
     scaling = None
     if kind != "default":
         scaling = RopeScaling(
-            factor=parameters["factor"],
-            low_freq_factor=parameters.get("low_freq_factor"),
-            high_freq_factor=parameters.get("high_freq_factor"),
-            original_positions=parameters.get("original_max_position_embeddings"),
+            factor=said.need("factor"),
+            low_freq_factor=said.get("low_freq_factor"),
+            high_freq_factor=said.get("high_freq_factor"),
+            original_positions=said.get("original_max_position_embeddings"),
         )
     return {"rope_theta": float(theta), "rope_scaling": scaling}
 
@@ -304,27 +319,41 @@ _GPT2_READ = frozenset(
 _GPT2 = {
     "activation_function": "gelu_new", "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False,
-    "is_encoder_decoder": False,
+    "is_encoder_decoder": False, "n_special": 0,
 }  # fmt: skip
-# Of training, of a classifier's head, and of the order of a product.
+# Of training, of a classifier's head, of the order of a product, and what the first
+# programs noted down.
 _GPT2_NOTES = frozenset(
     """
     resid_pdrop embd_pdrop attn_pdrop summary_type summary_use_proj summary_activation
     summary_proj_to_labels summary_first_dropout reorder_and_upcast_attn
+    predict_special_tokens output_past _num_labels
     """.split()
 )
 
 FAMILIES: dict[str, Family] = {
     "gemma2": Family(
-        _gemma2, _GEMMA_READ, {**_GEMMA, "sliding_window_pattern": 2}, _GEMMA2_DEFAULTS
+        _gemma2,
+        _GEMMA_READ | {"sliding_window_size"},
+        {**_GEMMA, "sliding_window_pattern": 2},
+        _GEMMA2_DEFAULTS,
     ),
     "gemma3_text": Family(_gemma3, _GEMMA3_READ, _GEMMA, _GEMMA3_DEFAULTS),
     "gpt2": Family(_gpt2, _GPT2_READ | _GPT2_NOTES, _GPT2),
     "llama": Family(_llama, _LLAMA_READ, {**_SILU, **_NO_BIAS}, _LLAMA_DEFAULTS),
     "mistral": Family(
-        _mistral, _LLAMA_READ | {"sliding_window"}, _SILU, _MISTRAL_DEFAULTS
+        _mistral,
+        _LLAMA_READ | {"sliding_window"},
+        {**_SILU, "attention_bias": False},
+        _MISTRAL_DEFAULTS,
     ),
-    "qwen2": Family(_qwen2, _LLAMA_READ | _WINDOW_READ, _SILU, _QWEN2_DEFAULTS),
+    # Qwen2's biases of queries, keys and values are there whatever a file says.
+    "qwen2": Family(
+        _qwen2,
+        _LLAMA_READ | _WINDOW_READ,
+        {**_SILU, "attention_bias": False, "use_mrope": False},
+        _QWEN2_DEFAULTS,
+    ),
     "qwen3": Family(
         _qwen3,
         _LLAMA_READ | _WINDOW_READ,

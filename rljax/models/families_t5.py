@@ -32,7 +32,7 @@ _READ = frozenset(
 _NOTES = frozenset(
     """
     dropout_rate classifier_dropout initializer_factor n_positions output_past
-    task_specific_params gradient_checkpointing
+    gradient_checkpointing
     """.split()
 )
 _FIXED = {"is_encoder_decoder": True, "is_decoder": False}

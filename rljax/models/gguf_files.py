@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from rljax.models.family import typed
 from rljax.models.llama2c import halves
 from rljax.text import from_tables
 from rljax.text.tokenizer import Tokenizer
@@ -134,6 +135,10 @@ def read(path: pathlib.Path) -> File:
         except (ValueError, EOFError) as error:
             raise ValueError(f"the header of {path} cannot be read: {error}") from error
         step = fields.get("general.alignment", 32)
+        if type(step) is not int or step < 1 or step & (step - 1):
+            raise ValueError(
+                f"{path} has general.alignment = {step!r}; it must be a power of two"
+            )
         base = -(-file.tell() // step) * step
     entries = []
     for name, shape, number, offset in raw:
@@ -200,6 +205,7 @@ def config_values(file: File) -> dict[str, Any]:
     for field in (*needed, "intermediate_size", "rms_norm_eps"):
         if field not in values:
             raise ValueError(f"{file.path} does not say {field}")
+        typed(field, values[field], str(file.path))
     heads = values["num_attention_heads"]
     values.setdefault("head_dim", values["hidden_size"] // heads)
     values.setdefault("num_key_value_heads", heads)
@@ -210,11 +216,12 @@ def config_values(file: File) -> dict[str, Any]:
                 f"{file.path} has {name} = {value}; only the size of a head, "
                 f"{values['head_dim']}, is implemented"
             )
-    if scaling.get("rope.scaling.type", "none") != "none":
-        values["rope_scaling"] = {
-            "rope_type": scaling["rope.scaling.type"],
-            "factor": scaling.get("rope.scaling.factor"),
-        }
+    # A factor alone means linear, as llama.cpp reads it.
+    how, factor = (scaling.get(name) for name in _SCALING)
+    if scaling and how != "none":
+        if how == "linear" and factor is None:
+            raise ValueError(f"{file.path} has {_SCALING[0]} linear, no {_SCALING[1]}")
+        values["rope_scaling"] = {"rope_type": how or "linear", "factor": factor}
     return values
 
 
@@ -291,6 +298,8 @@ def tokenizer(file: File) -> Tokenizer:
                 add_bos=said.get("add_bos_token", False), **common,
             )  # fmt: skip
         if kind == "llama" and said.get("add_space_prefix", True):
+            if "scores" not in said:
+                raise ValueError("no tokenizer.ggml.scores, which its kind, llama, has")
             return from_tables.sentencepiece(
                 tokens, said["scores"],
                 add_bos=said.get("add_bos_token", True), **common,

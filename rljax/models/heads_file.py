@@ -21,7 +21,8 @@ READ_Q = ("path", "last_node")
 OUTPUTS = ("value", "logit")
 # What a head is fed, by how its value is read; written down for readers elsewhere.
 FED = {
-    "v": "the hidden state, after the last norm, of the prompt's last token",
+    "v": "the hidden state, after the last norm; in a decoder: of the prompt's last "
+    "token, in an encoder-decoder: of the decoder's start token",
     "path": "the hidden state, after the last norm, of every token of a command; "
     "Q is the sum over the command",
     "last_node": "the hidden state, after the last norm, of a command's last token",

@@ -1,7 +1,7 @@
 """A model written as a Hugging Face folder, which transformers and vLLM open.
 
     config.json              the loaded model's own, or one with the same features
-    generation_config.json   which tokens end a text
+    generation_config.json   the loaded model's own, with the tokens that end a text
     model.safetensors        or shards with an index, under Hugging Face's names
     tokenizer files          whatever the tokenizer writes
     heads.safetensors, heads.json   Q and V heads, where there are any
@@ -45,6 +45,7 @@ def save(
     tokenizer: Any,
     source: Mapping[str, Any] | None = None,
     *,
+    generation: Mapping[str, Any] | None = None,
     eos_ids: Sequence[int] = (),
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
@@ -59,6 +60,8 @@ def save(
       tokenizer: a Hugging Face tokenizer.
       source: the parsed `config.json` of the model that was loaded; without it one
         with the same features is written, of a decoder.
+      generation: the parsed `generation_config.json` of the model that was loaded; all
+        of it is kept but the ids of tokens, which are those of here.
       eos_ids: tokens that end a text; the tokenizer's own where empty.
       dtype: float32, bfloat16 or float16; as the parameters are where None.
       shard_bytes: most bytes of a weights file, unless one tensor has more.
@@ -83,15 +86,13 @@ def save(
             f"{config.vocab_size:,}"
         )
     values = _config_values(config, source, tokenizer, dtype)
-    eos = list(eos_ids) or [tokenizer.eos_token_id]
+    ends = list(eos_ids) or [tokenizer.eos_token_id]
+    how = {**(generation or {}), **_generation_ids(config, tokenizer, ends)}
     entries = _entries(params, config, np.dtype(jnp.dtype(dtype)))
 
     def fill(part: pathlib.Path) -> None:
         _write_json(part / "config.json", values)
-        ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": eos}
-        ids["pad_token_id"] = tokenizer.pad_token_id
-        known = {name: x for name, x in ids.items() if x is not None}
-        _write_json(part / "generation_config.json", known)
+        _write_json(part / "generation_config.json", how)
         tokenizer.save_pretrained(part)
         _write_weights(part, params, config, entries, shard_bytes)
         for extra in extras:
@@ -194,6 +195,21 @@ def _config_values(
             )
     # Both spellings, since programs differ in which of them they read.
     return {**values, "dtype": dtype, "torch_dtype": dtype}
+
+
+def _generation_ids(
+    config: Config, tokenizer: Any, eos: Sequence[int]
+) -> dict[str, Any]:
+    """What generation begins, ends and pads with, as far as it is known."""
+    ids = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": eos,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    # transformers does not look for it in config.json once this file is there.
+    if isinstance(config, EncDecConfig):
+        ids["decoder_start_token_id"] = config.start_id
+    return {name: found for name, found in ids.items() if found is not None}
 
 
 def _places(config: Config) -> dict[str, pretrained.Place]:

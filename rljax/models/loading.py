@@ -173,16 +173,20 @@ def check_vocabulary(tokenizer: tokenizers.Tokenizer, rows: int, origin: str) ->
 
 def _convert(part: np.ndarray, target: np.ndarray, where: pretrained.Place) -> None:
     """Writes a part into its place, in the type of the place."""
-    try:
-        with np.errstate(over="raise"):
-            for i in range(0, part.shape[-1], _COLUMNS):
-                target[..., i : i + _COLUMNS] = part[..., i : i + _COLUMNS]
-    except FloatingPointError as error:
-        top = float(jnp.finfo(target.dtype).max)
-        raise ValueError(
-            f"{where.name} (layer {where.layer}) holds values beyond {top:g}, the "
-            f"largest {target.dtype}: load it as bfloat16 or float32"
-        ) from error
+    top = float(jnp.finfo(target.dtype).max)
+    narrower = float(jnp.finfo(part.dtype).max) > top
+    for i in range(0, part.shape[-1], _COLUMNS):
+        block, source = target[..., i : i + _COLUMNS], part[..., i : i + _COLUMNS]
+        with np.errstate(over="ignore"):  # told below; not every cast would raise
+            block[...] = source
+        if not narrower or np.isfinite(block).all():
+            continue
+        if not np.array_equal(np.isfinite(block), np.isfinite(source)):
+            wider = "float32" if top > 1e5 else "bfloat16 or float32"
+            raise ValueError(
+                f"{where.name} (layer {where.layer}) holds values beyond {top:g}, the "
+                f"largest {target.dtype}: load it as {wider}"
+            )
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -212,13 +216,15 @@ def _folder(folder: pathlib.Path) -> Model:
         files = safetensors_files.files_of(folder)
         # Damage is told now, not after loading half.
         entries = [x for file in files for x in safetensors_files.entries(file)]
-        config, places, copies, unused = _layout(values, [x.name for x in entries])
+        names = {x.name for x in entries}
+        config, places, copies, unused, spelt = _layout(values, names)
     except ValueError as error:
         raise ValueError(_with_folder(folder, error)) from error
 
     def tensors() -> Tensors:
         for file in files:
-            yield from safetensors_files.tensors(file)
+            for name, array in safetensors_files.tensors(file):
+                yield spelt(name), array
 
     def tokenizer() -> tokenizers.Tokenizer:
         found = tokenizers.load(folder)
@@ -243,14 +249,15 @@ def _with_folder(folder: pathlib.Path, error: ValueError) -> str:
     return str(error) if str(folder) in str(error) else f"{folder}: {error}"
 
 
-def _layout(values: dict[str, Any], names: list[str]) -> tuple[Any, ...]:
-    """Settings, places, copies and unused tensors of what a config.json describes."""
+def _layout(values: dict[str, Any], names: Collection[str]) -> tuple[Any, ...]:
+    """Settings, places, copies, unused tensors and spelling of a model's folder."""
     if values.get("model_type") == "t5":
         config = families_t5.config_of(values, names)
         places, copies = families_t5.places(config), families_t5.copies(config)
-        return config, places, copies, families_t5.UNUSED
+        return config, places, copies, families_t5.UNUSED, str
     config = config_of(values)
-    return config, pretrained.places(config), pretrained.copies(config), ()
+    places, copies = pretrained.places(config), pretrained.copies(config)
+    return config, places, copies, (), pretrained.spelling(config, names)
 
 
 def _widest(kinds: Collection[np.dtype]) -> str:
@@ -266,7 +273,7 @@ def _eos_ids(folder: pathlib.Path, values: Mapping[str, Any]) -> tuple[int, ...]
     if found is None:
         found = values.get("eos_token_id")
     ids = found if isinstance(found, list) else [] if found is None else [found]
-    if not all(isinstance(i, int) for i in ids):
+    if not all(type(i) is int for i in ids):
         raise ValueError(f"{folder} has eos_token_id {found!r}; expected ids")
     return tuple(ids)
 

@@ -9,6 +9,7 @@ Source: the LoRA configuration of peft 0.21.
 """
 
 import json
+import math
 import os
 import pathlib
 from typing import Any
@@ -27,12 +28,15 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _NOTES = frozenset(
     """
     auto_mapping base_model_name_or_path eva_config corda_config inference_mode
-    init_lora_weights loftq_config lora_dropout megatron_config megatron_core
+    loftq_config lora_dropout megatron_config megatron_core
     peft_version qalora_group_size revision runtime_config task_type
     ensure_weight_tying lora_ga_config
     """.split()
 )
 _READ = frozenset({"peft_type", "r", "lora_alpha", "target_modules"})
+# Ways to draw an adapter that leave the base as it is: others (pissa, olora, loftq)
+# move it, and then the adapter is not for the base that is named.
+_DRAWN = (None, True, False, "gaussian")
 
 
 def save(
@@ -171,15 +175,29 @@ def _settings(values: dict[str, Any]) -> LoraConfig:
         )
     for field, value in values.items():
         off = value in (None, False, {}, []) or (field == "bias" and value == "none")
-        if field not in _NOTES | _READ and not off:
+        if field == "init_lora_weights" and value not in _DRAWN:
+            raise ValueError(
+                f"{CONFIG} has {field} = {value!r}, which may change the base model; "
+                "only true, false and 'gaussian' are implemented"
+            )
+        if field not in _NOTES | _READ | {"init_lora_weights"} and not off:
             raise ValueError(f"{CONFIG} has {field} = {value!r}, not implemented")
     targets = values["target_modules"]
-    if not isinstance(targets, list) or not set(targets) <= set(TARGETS):
+    if not isinstance(targets, list) or any(x not in TARGETS for x in targets):
         raise ValueError(
             f"{CONFIG} has target_modules = {targets!r}; a list of "
             f"{', '.join(TARGETS)} is implemented"
         )
-    return LoraConfig(values["r"], values["lora_alpha"], tuple(targets))
+    rank, alpha = values["r"], values["lora_alpha"]
+    if type(rank) is not int or rank < 1:
+        raise ValueError(
+            f"{CONFIG} has r = {rank!r}; it must be a whole number above 0"
+        )
+    if type(alpha) not in (int, float) or not 0 < alpha < math.inf:
+        raise ValueError(
+            f"{CONFIG} has lora_alpha = {alpha!r}; it must be a number above 0"
+        )
+    return LoraConfig(rank, alpha, tuple(targets))
 
 
 def _tensors(

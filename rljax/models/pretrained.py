@@ -125,6 +125,22 @@ def copies(config: ModelConfig) -> dict[str, str]:
     return {"lm_head.weight": f"{stem}.weight"}
 
 
+def spelling(config: ModelConfig, names: Collection[str]) -> Callable[[str], str]:
+    """What turns a file's names into those of `places`.
+
+    Args:
+      config: of the model.
+      names: of the tensors in the file. The hub's own GPT-2 was saved without the
+        `transformer.` that transformers puts before all but the unembedding.
+
+    Returns:
+      Name in the file -> name in `places`.
+    """
+    if not config.learned_positions or "wte.weight" not in names:
+        return str
+    return lambda name: name if name == "lm_head.weight" else f"transformer.{name}"
+
+
 # Tensors some files hold that compute nothing of their own: tables of RoPE, GPT-2's
 # triangular masks.
 _DERIVED = re.compile(r".*(rotary_emb\.inv_freq|\.attn\.(masked_)?bias)$")

@@ -77,7 +77,9 @@ def is_pickle(path: pathlib.Path) -> bool:
     if path.suffix != ".bin":  # others have files of this name too
         return path.suffix in _PICKLES
     with path.open("rb") as file:
-        return file.read(2) in (b"PK", b"\x80\x02")
+        start = file.read(4)
+    # A llama2.c file begins with its width in four bytes, the last two of them zero.
+    return start[:2] in (b"PK", b"\x80\x02") and start[2:] != b"\0\0"
 
 
 class Entry(NamedTuple):

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from experiments import convert
 from rljax.models import config as model_config
-from rljax.models import heads_file, hf_folder
+from rljax.models import heads_file, hf_folder, loading
 from rljax.models.heads import Head
 from rljax.policy import networks
 from rljax.text import tokenizer as tokenizers
@@ -69,7 +69,7 @@ def trees_equal(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
-def test_a_run_of_sac_becomes_a_folder(words, policy, tmp_path):
+def test_a_run_of_sac_becomes_a_folder(words, policy, tmp_path, monkeypatch):
     keys = jax.random.split(jax.random.key(0), 3)
     params = {
         "actor": policy.init_trunk(keys[0]),
@@ -101,9 +101,18 @@ def test_a_run_of_sac_becomes_a_folder(words, policy, tmp_path):
         assert part in card, part
     assert "pytest" in card  # the command of this process, as the workdir has it
     assert tokenizers.load(out)("w3")["input_ids"] == words("w3")["input_ids"]
-    # What was converted converts again, heads, critic and card included.
+    # What was converted converts again, heads, critic and card included, and nothing
+    # of it is put onto a device.
+    loads, load_params = [], loading.load_params
+
+    def watched(model, place=None, dtype=None):
+        loads.append(place)
+        return load_params(model, place, dtype)
+
+    monkeypatch.setattr(loading, "load_params", watched)
     again = tmp_path / "again"
     assert convert.main([f"--model={out}", f"--out={again}", "--dtype=bfloat16"]) == 0
+    assert loads == [convert._on_the_host] * 2
     trees_equal(heads_file.load(again)[0], heads)
     assert heads_file.load(again)[1] == notes
     assert (again / "README.md").read_text() == card
@@ -140,14 +149,15 @@ def test_a_hugging_face_folder_becomes_one(name, words, tmp_path):
     for path in (golden.ROOT / name).glob("*.[js]*"):
         (model / path.name).write_bytes(path.read_bytes())
     words.save_pretrained(model)
-    (model / "generation_config.json").write_text('{"eos_token_id": [2, 5]}')
+    said = {"eos_token_id": [2, 5], "temperature": 0.6, "max_new_tokens": 9}
+    (model / "generation_config.json").write_text(json.dumps(said))
     assert convert.main([f"--model={model}", f"--out={tmp_path / 'out'}"]) == 0
     expected = load_file(model / "model.safetensors")
     found = load_file(tmp_path / "out" / "model.safetensors")
     assert found.keys() == expected.keys()
     trees_equal(found, expected)
     ends = json.loads((tmp_path / "out" / "generation_config.json").read_text())
-    assert ends["eos_token_id"] == [2, 5]
+    assert ends == {**said, "pad_token_id": words.pad_token_id}
     card = (tmp_path / "out" / "README.md").read_text()
     assert "* **Base model**: model\n* **Method**: none: converted only" in card
 

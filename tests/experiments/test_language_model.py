@@ -11,7 +11,7 @@ from experiments import convert, language_model, playground, run, sac_glam
 from experiments.border import ConfigError
 from experiments.configs.sac_glam import get_config
 from rljax.agents import ppo_glam
-from rljax.models import families_t5, hf_folder, loading, lora, peft_folder
+from rljax.models import families, families_t5, hf_folder, loading, lora, peft_folder
 from rljax.models.config import ModelConfig
 from rljax.policy import networks
 from rljax.training import checkpoint
@@ -32,7 +32,11 @@ def folder(words, tmp_path_factory):
     size = ModelConfig(len(words) + 3, 16, 2, 2, 1, 8, 24, max_positions=128)
     params = networks.make(size, words.eos_token_id, (4,)).init_trunk(jax.random.key(5))
     path = tmp_path_factory.mktemp("models") / "small"
-    hf_folder.save(path, params, size, words)
+    # Two tokens end a text, as in the chat models of several families.
+    ends, said = (words.eos_token_id, 5), {"temperature": 0.6}
+    hf_folder.save(path, params, size, words, eos_ids=ends, generation=said)
+    values = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**values, "initializer_range": 0.3}))
     return path
 
 
@@ -59,7 +63,8 @@ def test_a_whole_model_starts_from_its_folder(folder, monkeypatch, tmp_path):
         return loop_train(program, schedule, place)
 
     monkeypatch.setattr(run.loop, "train", watched)
-    sac_glam.main(settings(folder), str(tmp_path / "run"))
+    monkeypatch.setenv("HOME", str(folder.parent))
+    sac_glam.main(settings("~/small"), str(tmp_path / "run"))
     loaded = loading.load_params(loading.open_model(folder))
     equal(ends[0], jax.device_get(loaded))
     convert.convert(str(tmp_path / "run"), str(tmp_path / "out"))
@@ -69,7 +74,13 @@ def test_a_whole_model_starts_from_its_folder(folder, monkeypatch, tmp_path):
     saved = checkpoint.read_params(tmp_path / "run" / "checkpoints", at)
     equal(out, saved["actor"])
     card = (tmp_path / "out" / "README.md").read_text()
-    assert str(folder) in card and "SAC-GLAM" in card
+    assert "~/small" in card and "SAC-GLAM" in card
+    # The base's own notes, its end tokens, and how it is sampled are kept.
+    values = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert values["initializer_range"] == 0.3
+    said = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert (said["eos_token_id"], said["temperature"]) == ([1, 5], 0.6)
+    assert loading.open_model(tmp_path / "out").eos_ids == (1, 5)
 
 
 def test_an_adapter_learns_beside_its_folder(folder, tmp_path):
@@ -89,6 +100,13 @@ def test_an_adapter_learns_beside_its_folder(folder, tmp_path):
     record = json.loads((tmp_path / "out" / convert.ADAPTER / "adapter_config.json")
                         .read_text())  # fmt: skip
     assert record["base_model_name_or_path"] == str(folder)
+    # An export that is converted, be it onto itself, keeps its adapter.
+    place = tmp_path / "out" / convert.ADAPTER
+    files = {path.name: path.read_bytes() for path in place.iterdir()}
+    for out in ("again", "out"):
+        convert.convert(str(tmp_path / "out"), str(tmp_path / out))
+        place = tmp_path / out / convert.ADAPTER
+        assert {path.name: path.read_bytes() for path in place.iterdir()} == files
     # A base that is no longer what the run learnt beside is refused.
     moved = jax.tree.map(lambda x: x + 1, base)
     hf_folder.save(folder.parent / "moved", moved, model.config, model.tokenizer())
@@ -154,6 +172,30 @@ def test_a_t5_learns_and_is_written(words, tmp_path):
     saved = checkpoint.read_params(tmp_path / "run" / "checkpoints", at)["actor"]
     equal(learnt, saved)
     assert all(np.any(learnt[name] != params[name]) for name in params)
+
+
+def test_adapters_beside_an_mlp_without_a_gate_are_refused(words, tmp_path):
+    size = ModelConfig(
+        len(words), 16, 1, 2, 2, 8, 24, max_positions=128, learned_positions=True,
+        layer_norm=True, gated_mlp=False, gate=families.GELU_TANH, qkv_bias=True,
+        output_biases=True, tied_embedding=True, norm_eps=1e-5,
+    )  # fmt: skip
+    params = networks.make(size, words.eos_token_id, (4,)).init_trunk(jax.random.key(5))
+    hf_folder.save(tmp_path / "gpt2", params, size, words)
+    with pytest.raises(ConfigError, match="lora.rank is 2: it must be 0 for a model w"):
+        language_model.choose(settings(tmp_path / "gpt2", rank=2), lambda: ())
+
+
+def test_a_run_ends_a_text_with_its_own_token_too(folder, words):
+    """Whatever the files of its model say."""
+    (folder.parent / "other").mkdir()
+    for path in folder.iterdir():
+        (folder.parent / "other" / path.name).write_bytes(path.read_bytes())
+    said = json.dumps({"eos_token_id": [5, 6]})
+    (folder.parent / "other" / "generation_config.json").write_text(said)
+    config = settings(folder.parent / "other")
+    found = language_model.of_run(config.to_dict(), words)
+    assert found.eos_ids == (5, 6, words.eos_token_id)
 
 
 @pytest.mark.parametrize(

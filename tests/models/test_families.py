@@ -5,6 +5,7 @@ import functools
 import jax
 import pytest
 
+from rljax.models import families, families_t5, family
 from rljax.models.families import FAMILIES, config_of
 
 LLAMA = {
@@ -223,6 +224,39 @@ def test_real_files():
         }
     )  # fmt: skip
     assert qwen.window is None and qwen.qkv_bias and qwen.head_dim == 64
+    # As `gpt2` has them, and what its larger and smaller sisters say besides.
+    gpt2 = config_of(
+        {
+            "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"],
+            "attn_pdrop": 0.1, "bos_token_id": 50256, "embd_pdrop": 0.1,
+            "eos_token_id": 50256, "initializer_range": 0.02,
+            "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_ctx": 1024,
+            "n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024,
+            "resid_pdrop": 0.1, "summary_activation": None,
+            "summary_first_dropout": 0.1, "summary_proj_to_labels": True,
+            "summary_type": "cls_index", "summary_use_proj": True,
+            "task_specific_params": {"text-generation": {"do_sample": True}},
+            "vocab_size": 50257,
+            "n_special": 0, "predict_special_tokens": True, "output_past": True,
+            "_num_labels": 1,
+        }
+    )  # fmt: skip
+    assert (gpt2.width, gpt2.mlp_width, gpt2.max_positions) == (768, 3072, 1024)
+
+
+@pytest.mark.parametrize(
+    "kind, said",
+    [
+        ("qwen2", {"use_mrope": False, "attention_bias": False}),
+        ("mistral", {"attention_bias": False}),
+        ("gemma2", {"sliding_window_size": 9}),
+        ("llama", {"_attn_implementation_autoset": True, "tokenizer_class": "X"}),
+        ("llama", {"rope_interleaved": False}),
+    ],
+)
+def test_what_says_nothing_of_the_function_changes_nothing(kind, said):
+    plain = {"model_type": kind, **FILES[kind]}
+    assert config_of({**plain, **said}) == config_of(plain)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +273,15 @@ def test_real_files():
         ("gemma3_text", {"use_bidirectional_attention": True}, "only False is impl"),
         ("gemma2", {"sliding_window": None}, "has null for sliding_window"),
         ("gemma2", {"sliding_window_pattern": 3}, "only 2 is implemented"),
+        ("gemma2", {"sliding_window_size": 8}, "sliding_window_size = 8, .* is 9"),
+        ("qwen2", {"use_mrope": True}, "use_mrope = True; only False is"),
+        ("qwen2", {"attention_bias": True}, "attention_bias = True; only False is"),
+        ("mistral", {"attention_bias": True}, "attention_bias = True; only False"),
+        ("gpt2", {"n_special": 2}, "n_special = 2; only 0 is implemented"),
+        *[
+            (kind, {"rope_interleaved": True}, "rope_interleaved = True; only False")
+            for kind in FILES
+        ],
         ("mistral", {"layer_types": ["full_attention"]}, "has layer_types"),
         ("llama", {"rope_scaling": {"type": "yarn"}}, "rope type 'yarn', which is not"),
         (
@@ -248,6 +291,15 @@ def test_real_files():
         ),
         ("qwen2", {"layer_types": ["full_attention"]}, "there must be 5 of"),
         ("qwen2", {"layer_types": ["chunked_attention"] * 5}, "there must be 5 of"),
+        *[
+            (
+                kind,
+                {"use_sliding_window": False, "layer_types": names},
+                "there must be 5 of full_attention, sliding_attention",
+            )
+            for kind in ("qwen2", "qwen3")
+            for names in (["linear_attention"] * 5, ["full_attention"])
+        ],
         (
             "qwen2",
             {"layer_types": ["sliding_attention"] * 5, "use_sliding_window": False},
@@ -273,3 +325,66 @@ def test_what_is_not_implemented_is_named(kind, change, message):
     values = {"model_type": kind, **FILES.get(kind, {}), **change}
     with pytest.raises(ValueError, match=message):
         config_of(values)
+
+
+@pytest.mark.parametrize(
+    "kind, change, message",
+    [
+        ("llama", {"hidden_size": "64"}, "hidden_size = '64'; it must be a whole num"),
+        (
+            "llama",
+            {"num_attention_heads": 0},
+            "num_attention_heads = 0; it must be a w",
+        ),
+        ("llama", {"num_hidden_layers": 2.5}, "num_hidden_layers = 2.5; it must be"),
+        ("llama", {"num_hidden_layers": True}, "num_hidden_layers = True; it must be"),
+        ("llama", {"rms_norm_eps": "tiny"}, "rms_norm_eps = 'tiny'; it must be a num"),
+        (
+            "llama",
+            {"rope_theta": float("inf")},
+            "rope_theta = inf; it must be a number",
+        ),
+        ("llama", {"rope_scaling": "linear"}, "rope_scaling = 'linear'; it must be an"),
+        ("llama", {"tie_word_embeddings": "no"}, "tie_word_embeddings = 'no'; it must"),
+        (
+            "qwen2",
+            {"layer_types": "full"},
+            "layer_types = 'full'; it must be a list of",
+        ),
+        (
+            "qwen2",
+            {"layer_types": [["full"]]},
+            "layer_types = .*; it must be a list of",
+        ),
+        ("gemma2", {"query_pre_attn_scalar": 0}, "scalar = 0; it must be a number abo"),
+        ("gpt2", {"n_head": 0}, "n_head = 0; it must be a whole number above 0"),
+        ("gpt2", {"n_embd": -4}, "n_embd = -4; it must be a whole number above 0"),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"full_attention": 3}},
+            "full_attention = 3",
+        ),
+        (["llama"], {}, r"model_type \['llama'\] is not implemented"),
+        (
+            "llama",
+            {"rope_scaling": {"rope_type": "linear", "factor": None}},
+            "has null for factor",
+        ),
+        (
+            "llama",
+            {"rope_scaling": {"rope_type": "linear", "factor": "2"}},
+            "factor = '2'; it must be a number above 0",
+        ),
+        ("llama", {"rope_scaling": {"rope_type": ["x"]}}, "rope_type = .'x'.; it must"),
+    ],
+)
+def test_values_of_another_type_are_named(kind, change, message):
+    sizes = {} if isinstance(kind, list) else FILES.get(kind, {})
+    with pytest.raises(ValueError, match=message):
+        config_of({"model_type": kind, **sizes, **change})
+
+
+def test_every_field_that_is_read_has_a_type():
+    read = families_t5._READ.union(*(one.read for one in FAMILIES.values()))
+    notes = families._GPT2_NOTES | {"n_ctx", "_sliding_window_pattern"}
+    assert read - notes <= family.KINDS.keys()

@@ -83,7 +83,9 @@ def test_the_start_token():
         ({"relative_attention_num_buckets": 30}, "num_buckets is 30; .* multiple of 4"),
         ({"relative_attention_max_distance": 16}, "max_distance is 16; .* above half"),
         ({"decoder_start_token_id": 32128}, "start_id is 32128; there are 32128"),
-        ({"num_heads": 0}, "num_heads is 0"),
+        ({"num_heads": 0}, "num_heads = 0; it must be a whole number above 0"),
+        ({"feed_forward_proj": 3}, "feed_forward_proj = 3; it must be a text"),
+        ({"pad_token_id": "0", "decoder_start_token_id": None}, "pad_token_id = '0'"),
     ],
 )
 def test_refuses(change, told):

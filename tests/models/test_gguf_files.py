@@ -160,6 +160,18 @@ def test_settings_are_read(tmp_path):
     assert model.eos_ids == (0,) and model.origin == "a (a.gguf)"
 
 
+def test_a_factor_without_a_type_stretches_linearly(tmp_path):
+    """As llama.cpp has it; `none` scales nothing, whatever the factor."""
+    for change, factor in (
+        ({}, 4.0),
+        ({"rope.scaling.type": "linear"}, 4.0),
+        ({"rope.scaling.type": "none"}, None),
+    ):
+        path = write(tmp_path / "a.gguf", **{"rope.scaling.factor": 4.0, **change})
+        scaling = loading.open_model(path).config.rope_scaling
+        assert (scaling and scaling.factor) == factor
+
+
 def test_the_header_is_as_the_package_reads_it(tmp_path):
     path = write(tmp_path / "a.gguf", stored="Q8_0")
     found, expected = gguf_files.read(path), gguf.GGUFReader(path)
@@ -208,6 +220,10 @@ def test_the_tokenizer_is_built_from_the_tables(tmp_path, cut):
         ("llama", {"block_count": None}, "does not say num_hidden_layers"),
         ("llama", {"attention.head_count_kv": [2, 4]}, "differ by layer, which is not"),
         ("llama", {"rope.scaling.type": "yarn"}, "has rope type 'yarn', which is not"),
+        ("llama", {"rope.scaling.type": "linear"}, "no rope.scaling.factor"),
+        ("llama", {"attention.head_count": 0}, "num_attention_heads = 0; it must be"),
+        ("llama", {"embedding_length": "32"}, "hidden_size = '32'; it must be a whole"),
+        ("llama", {"rope.freq_base": "x"}, "rope_theta = 'x'; it must be a number"),
     ],
 )
 def test_what_is_not_implemented_is_named(tmp_path, kind, change, message):
@@ -232,6 +248,25 @@ def test_tables_that_are_not_implemented_are_named(tmp_path):
         ValueError, match=r"has shape \(263, 32\), expected \(200, 32\)"
     ):
         loading.load_params(loading.open_model(path))
+
+
+def test_a_sentencepiece_table_without_scores_is_named(tmp_path):
+    file = gguf_files.read(write(tmp_path / "a.gguf"))
+    file.fields["tokenizer.ggml.model"] = "llama"
+    with pytest.raises(ValueError, match="a.gguf: no tokenizer.ggml.scores, which"):
+        gguf_files.tokenizer(file)
+
+
+@pytest.mark.parametrize("step", [0, 3, "32"])
+def test_an_alignment_that_cannot_be_is_named(tmp_path, step):
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+    add = writer.add_string if isinstance(step, str) else writer.add_uint32
+    add("general.alignment", step)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=f"general.alignment = {step!r}; it must be"):
+        gguf_files.read(tmp_path / "a.gguf")
 
 
 def test_scaling_tables_of_llama_3_are_refused(tmp_path):

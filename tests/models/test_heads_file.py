@@ -44,7 +44,9 @@ def test_heads_come_back(heads, tmp_path):
     told = json.loads((tmp_path / heads_file.NOTES).read_text())
     assert told["heads"]["q1"]["widths"] == [5, 4]
     assert "a command's last token" in told["heads"]["q1"]["fed"]
-    assert "the prompt's last token" in told["heads"]["v"]["fed"]
+    fed = told["heads"]["v"]["fed"]
+    assert "in a decoder: of the prompt's last token" in fed
+    assert "in an encoder-decoder: of the decoder's start token" in fed
 
 
 def test_what_is_no_head_is_refused(heads, tmp_path):

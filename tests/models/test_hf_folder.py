@@ -19,7 +19,7 @@ from rljax.models import config as model_config
 from rljax.models import hf_folder, safetensors_files
 from rljax.models.decoder import Decoder
 from rljax.text import tokenizer as tokenizers
-from tests.models import golden
+from tests.models import golden, golden_t5
 
 NAMES = golden.names()
 
@@ -81,6 +81,28 @@ def test_a_folder_is_whole(words, model, tmp_path):
     hf_folder.save(tmp_path / "two", params, c, words, eos_ids=(1, 7))
     ends = json.loads((tmp_path / "two" / "generation_config.json").read_text())
     assert ends["eos_token_id"] == [1, 7]
+
+
+def test_how_a_model_generates_is_kept(words, model, tmp_path):
+    c, params = model
+    said = {
+        "temperature": 0.7, "top_p": 0.8, "repetition_penalty": 1.1, "do_sample": True,
+        "max_new_tokens": 64, "bos_token_id": 9, "eos_token_id": 8, "pad_token_id": 7,
+    }  # fmt: skip
+    hf_folder.save(tmp_path / "out", params, c, words, generation=said, eos_ids=(1, 7))
+    found = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    # Of the ids, the tokenizer's where it has them: it has no first token.
+    assert found == {**said, "eos_token_id": [1, 7], "pad_token_id": 0}
+
+
+def test_an_encoder_decoder_says_what_a_text_begins_with(words, tmp_path):
+    """Where transformers finds this file, it asks config.json for nothing."""
+    config, params = golden_t5.read("t5_gated")
+    values, _ = golden_t5.file_of("t5_gated")
+    assert config.start_id == values["decoder_start_token_id"] != 0
+    hf_folder.save(tmp_path / "out", params, config, words, values)
+    found = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert found["decoder_start_token_id"] == config.start_id
 
 
 def test_shards_hold_each_tensor_once(words, model, tmp_path):

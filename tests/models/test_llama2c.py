@@ -132,6 +132,12 @@ def tiny(tied=True, tables=True, theta=10_000.0) -> bytes:
     return struct.pack("<7i", *header) + body + (b"" if tied else head.tobytes())
 
 
+def test_a_width_that_begins_like_a_pickle(tmp_path):
+    (tmp_path / "model.bin").write_bytes(struct.pack("<7i", 640, 2, 1, 8, 8, 5, 4))
+    with pytest.raises(ValueError, match="has 28 bytes; its header asks for"):
+        loading.open_model(tmp_path / "model.bin")
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("tables", [True, False])
 def test_arrays_are_read_in_the_order_of_the_file(tmp_path, tied, tables):

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from rljax.models import loading, safetensors_files
 from rljax.text import tokenizer as tokenizers
+from tests.models import golden
 
 VALUES = {
     "model_type": "qwen2",
@@ -164,6 +165,24 @@ def test_an_untied_head_is_a_matrix_of_its_own(tmp_path):
     np.testing.assert_array_equal(params["unembedding"], head.T)
 
 
+def test_the_hubs_own_gpt2_names_no_transformer(tmp_path):
+    """Its files lack the prefix that transformers writes, and hold masks."""
+    source = golden.ROOT / "gpt2"
+    (tmp_path / "config.json").write_text((source / "config.json").read_text())
+    there = load_file(source / safetensors_files.SINGLE)
+    bare = {name.removeprefix("transformer."): x for name, x in there.items()}
+    assert bare.keys() != there.keys() and "wte.weight" in bare
+    masks = {"h.0.attn.bias": np.tri(8, dtype=np.float32)[None, None]}
+    save_file({**bare, **masks}, tmp_path / safetensors_files.SINGLE)
+    params = loading.load_params(loading.open_model(tmp_path))
+    expected = golden.params(source, golden.config("gpt2"))
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    # What is wrong is told in the names we know, whichever the file has.
+    save_file({"wte.weight": bare["wte.weight"]}, tmp_path / safetensors_files.SINGLE)
+    with pytest.raises(ValueError, match="transformer.wpe.weight is missing"):
+        loading.load_params(loading.open_model(tmp_path))
+
+
 def test_all_that_does_not_fit_is_listed(tmp_path):
     tensors = weights()
     del tensors["model.norm.weight"]
@@ -196,6 +215,28 @@ def test_what_a_type_cannot_hold_is_told(tmp_path):
     model = loading.open_model(write(tmp_path, tensors))
     with pytest.raises(ValueError, match=r"gate_up \(layer 1\) holds .* beyond 65504"):
         loading.load_params(model, dtype="float16")
+
+
+@pytest.mark.parametrize(
+    "stored, value, dtype, top",
+    [
+        (ml_dtypes.bfloat16, 1e5, "float16", "65504"),
+        (np.float32, 3.4e38, "bfloat16", "3.38953e.38"),
+    ],
+)
+def test_casts_that_numpy_is_silent_about_are_told(tmp_path, stored, value, dtype, top):
+    tensors = weights(stored)
+    tensors["model.layers.1.mlp.up_proj.weight"][2, 3] = value
+    model = loading.open_model(write(tmp_path, tensors))
+    with pytest.raises(ValueError, match=rf"gate_up \(layer 1\) .* beyond {top}"):
+        loading.load_params(model, dtype=dtype)
+
+
+def test_what_was_not_finite_before_is_not_of_the_cast(tmp_path):
+    tensors = weights()
+    tensors["model.layers.1.mlp.up_proj.weight"][2, 3] = np.inf
+    model = loading.open_model(write(tmp_path, tensors))
+    assert np.isinf(loading.load_params(model, dtype="float16")["gate_up"]).sum() == 1
 
 
 def test_a_damaged_file_is_told_when_it_is_opened(tmp_path):

@@ -77,14 +77,29 @@ def test_round_trip(folder):
         {"target_modules": ["q_proj", "lm_head"]},
         {"target_modules": "all-linear"},
         {"r": 0},
+        {"r": "4"},
+        {"r": True},
+        {"lora_alpha": "16"},
+        {"target_modules": [["q_proj"]]},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "olora"},
+        {"init_lora_weights": "corda"},
+        {"init_lora_weights": "loftq"},
+        {"init_lora_weights": "pissa_niter_4"},
     ],
     ids=lambda values: next(iter(values)),
 )
 def test_what_is_not_implemented_is_named(folder, values):
     change(folder, **values)
-    name = "rank" if "r" in values else next(iter(values))
+    name = "has r = " if "r" in values else next(iter(values))
     with pytest.raises(ValueError, match=name):
         peft_folder.load(folder, PLAIN)
+
+
+@pytest.mark.parametrize("start", [True, False, "gaussian", None])
+def test_how_an_adapter_was_drawn_changes_nothing(folder, start):
+    change(folder, init_lora_weights=start)
+    chex.assert_trees_all_equal(peft_folder.load(folder, PLAIN)[0], drawn())
 
 
 def test_files_and_tensors_that_do_not_fit_are_listed(folder, tmp_path):

@@ -140,3 +140,21 @@ def test_a_folder_without_weights_is_told(tmp_path):
     (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(ValueError, match=r"but \['pytorch_model.bin'\]"):
         files.files_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "start, expected",
+    [
+        (b"PK\x03\x04", True),
+        (b"\x80\x02\x8a\n", True),  # PyTorch's magic number begins so
+        (b"\x80\x02", True),
+        # Widths 640 and 19280 of a llama2.c file, which are four bytes.
+        (struct.pack("<7i", 640, 1728, 8, 8, 8, 32_000, 1024), False),
+        (struct.pack("<7i", 19_280, 1728, 8, 8, 8, 32_000, 1024), False),
+        (b"", False),
+    ],
+)
+def test_a_pickle_is_known_by_its_start(start, expected, tmp_path):
+    (tmp_path / "model.bin").write_bytes(start)
+    assert files.is_pickle(tmp_path / "model.bin") == expected
+    assert files.is_pickle(tmp_path / "model.pt")
