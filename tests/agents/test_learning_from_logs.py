@@ -1,5 +1,7 @@
 """Imitation, DPO and KTO: updates against plain ones, and on eight devices."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from tests.agents import offline_texts as toy
 
 RATE = Optimizer(learning_rate=1e-2, warmup=0.0, max_grad_norm=1e9)
 LOG = toy.log()
-SINGLE = [(episode,) for episode in LOG]
+SINGLE: list[pairs.Item] = [(episode,) for episode in LOG]
 PAIRS = pairs.better_and_worse(LOG, seed=0, most=4)[:16]
 
 
@@ -35,7 +37,7 @@ def kto(axis_name=None):
     return preference.make(texts.make(toy.CONFIG), loss, settings, axis_name)
 
 
-CASES = {
+CASES: dict[str, tuple[Any, list[pairs.Item]]] = {
     "sft": (sft, SINGLE),
     "dpo": (dpo, PAIRS),
     "kto": (kto, pairs.with_mismatched(SINGLE)),
