@@ -45,16 +45,18 @@ class Limit(NamedTuple):
 
     def __str__(self) -> str:
         """The limit in words."""
+        low, high = (x if isinstance(x, int) else f"{x:g}" for x in self[:2])
         if math.isinf(self.high):
-            return f"{'above' if self.above else 'at least'} {self.low:g}"
+            return f"{'above' if self.above else 'at least'} {low}"
         if math.isinf(self.low):
-            return f"at most {self.high:g}"
-        return f"in {'(' if self.above else '['}{self.low:g}, {self.high:g}]"
+            return f"at most {high}"
+        return f"in {'(' if self.above else '['}{low}, {high}]"
 
 
 POSITIVE = Limit(0, above=True)
 AT_LEAST_ONE = Limit(1)
 SHARE = Limit(0, 1)
+SEED = Limit(0, 2**32 - 1)  # jax.random.key takes no more bits of it
 
 
 def require(holds: bool, key: str, value: Any, limit: str) -> None:
@@ -234,12 +236,16 @@ class Command(NamedTuple):
     wants_help: bool
 
 
-def read_command(words: Sequence[str]) -> Command:
+def read_command(
+    words: Sequence[str], groups: Mapping[str, type] | None = None
+) -> Command:
     """Reads `--config=FILE[:scale] --workdir=DIR --config.key=value ...`.
 
     Args:
       words: the command line without the program; "--name value" is as good as
         "--name=value".
+      groups: for groups of settings the dataclass they become, which says what may be
+        None. Elsewhere that is only what is None in the file.
 
     Raises:
       ConfigError: for a file, a flag, a key or a value that cannot be used.
@@ -267,7 +273,7 @@ def read_command(words: Sequence[str]) -> Command:
     config = load_config(given.pop("config"))
     workdir = given.pop("workdir", None)
     for name, text in given.items():
-        _set(config, name.removeprefix("config."), text)
+        _set(config, name.removeprefix("config."), text, groups or {})
     return Command(config.lock(), workdir, wants_help)
 
 
@@ -277,7 +283,13 @@ def load_config(spec: str) -> config_dict.ConfigDict:
     path = pathlib.Path(name)
     if not path.is_file():
         raise ConfigError(f"--config={spec}: there is no file {path}")
-    get_config = runpy.run_path(str(path)).get("get_config")
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+    except SyntaxError as error:
+        raise ConfigError(
+            f"--config={spec}: {path} is not Python, line {error.lineno}: {error.msg}; "
+            "expected a file that defines get_config, as those of experiments/configs"
+        ) from error
     if get_config is None:
         raise ConfigError(f"--config={spec}: {path} defines no get_config")
     try:
@@ -286,7 +298,9 @@ def load_config(spec: str) -> config_dict.ConfigDict:
         raise ConfigError(f"--config={spec}: {error}") from error
 
 
-def _set(config: config_dict.ConfigDict, key: str, text: str) -> None:
+def _set(
+    config: config_dict.ConfigDict, key: str, text: str, groups: Mapping[str, type]
+) -> None:
     """Sets the setting with a dotted key to what `text` says, keeping its type."""
     known = keys(config)
     if key not in known:
@@ -294,13 +308,20 @@ def _set(config: config_dict.ConfigDict, key: str, text: str) -> None:
         if inside:
             raise ConfigError(f"config.{key} is a group; set config.{inside[0]} or so")
         raise ConfigError(unknown_key(key, list(known)))
-    *groups, last = key.split(".")
-    for group in groups:
-        config = config[group]
-    config[last] = _parse(text, config.get_type(last), key)
+    group, _, last = key.rpartition(".")
+    for name in filter(None, group.split(".")):
+        config = config[name]
+    optional = config[last] is None or _takes_none(groups.get(group), last)
+    config[last] = _parse(text, config.get_type(last), key, optional)
 
 
-def _parse(text: str, kind: type, key: str) -> Any:
+def _takes_none(cls: type | None, field: str) -> bool:
+    """Whether a field of a dataclass may be None."""
+    hint = None if cls is None else typing.get_type_hints(cls).get(field)
+    return type(None) in typing.get_args(hint)
+
+
+def _parse(text: str, kind: type, key: str, optional: bool) -> Any:
     """The value of type `kind` (of any, where the setting holds None) in `text`."""
     if kind is str:
         return text
@@ -308,18 +329,24 @@ def _parse(text: str, kind: type, key: str) -> Any:
         value = ast.literal_eval(text.capitalize() if kind is bool else text)
     except (ValueError, SyntaxError):
         value = text
-    if kind is tuple:
+    if value is None and optional:
+        return None
+    if kind is tuple and value is not None:
         value = tuple(value) if isinstance(value, tuple | list) else (value,)
     if kind is float and type(value) is int:
         value = float(value)
     if kind is int and type(value) is float and value.is_integer():
         value = int(value)  # 1e6
     if kind is not type(None):
-        require(type(value) is kind or value is None, key, value, _TYPE % kind.__name__)
+        require(type(value) is kind, key, value, _TYPE % kind.__name__)
     return value
 
 
-def run(main: Callable[[config_dict.ConfigDict, str], int | None], doc: str) -> None:
+def run(
+    main: Callable[[config_dict.ConfigDict, str], int | None],
+    doc: str,
+    groups: Mapping[str, type] | None = None,
+) -> None:
     """Reads the command line, calls `main(config, workdir)`, exits with its code.
 
     A RunError, a wrong flag included, ends the process with its message and code 2.
@@ -328,6 +355,7 @@ def run(main: Callable[[config_dict.ConfigDict, str], int | None], doc: str) -> 
     Args:
       main: the experiment; None counts as code 0.
       doc: printed above the settings by `--help`; a main passes `__doc__`.
+      groups: see `read_command`.
     """
     logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells every step
     words = sys.argv[1:]
@@ -335,7 +363,7 @@ def run(main: Callable[[config_dict.ConfigDict, str], int | None], doc: str) -> 
         if {"-h", "--help"} & set(words) and not any(map(_names_config, words)):
             print(f"{doc}\n--config=FILE.py --help lists the settings of that file.")
             sys.exit(0)
-        command = read_command(words)
+        command = read_command(words, groups)
         if command.wants_help:
             print(f"{doc}\nSettings:\n{describe(command.config)}")
             sys.exit(0)

@@ -6,27 +6,45 @@
 PATH is a Hugging Face folder, a GGUF or llama2.c file, or `smollm2`. `--scores` adds
 each token's log-probability, `--commands=a,b,c` prints the distribution over these
 continuations in place of one, `--chat` puts the prompt into the tokenizer's chat
-template.
+template, whose special tokens it cannot say.
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.border import AT_LEAST_ONE, SEED, Limit
 from rljax.models import loading
 from rljax.models.encdec_config import EncDecConfig
 from rljax.policy import decode, networks
 from rljax.policy.truncate import Truncation
-from rljax.text import batch, chat, trie
+from rljax.text import chat, trie
+from rljax.text import template as template_lib
 from rljax.text import tokenizer as tokenizers
-from rljax.types import Params, Tokens
+from rljax.types import Commands, Params, Tokens
 
-_BUCKET = 64  # smallest size a prompt is padded to
+_LIMITS = {
+    "samples": AT_LEAST_ONE,
+    "max_tokens": AT_LEAST_ONE,
+    "temperature": Limit(0),
+    "seed": SEED,
+}
+
+
+class Prompt(NamedTuple):
+    """What the model reads, and what may follow it."""
+
+    ids: np.ndarray  # int32 [P]
+    after: str  # text that a command follows, the prompt's end at least
+    lead: str  # what stands between the two
+    end_id: int  # token that ends a command
+    stop_ids: tuple[int, ...]  # tokens that end a text
 
 
 def main(words: Sequence[str]) -> int:
@@ -34,7 +52,7 @@ def main(words: Sequence[str]) -> int:
     given = _parser().parse_args(words)
     try:
         _run(given)
-    except (ImportError, OSError, ValueError) as error:
+    except (ArithmeticError, ImportError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -65,7 +83,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> None:
+    """Whatever can be refused is so before the weights are read."""
+    keep = _check_flags(given)
     model = loading.open_model(given.model)
+    if given.dtype is not None:
+        kinds = {"dtype": given.dtype, "param_dtype": given.dtype}
+        model = model._replace(config=dataclasses.replace(model.config, **kinds))
     tokens = model.tokenizer()
     if isinstance(model.config, EncDecConfig):
         if given.commands is None:
@@ -73,47 +96,82 @@ def _run(given: argparse.Namespace) -> None:
                 f"{given.model} is an encoder-decoder, which scores commands here "
                 "(--commands=a,b,c) and does not generate"
             )
-    prompt = _prompt(tokens, given.prompt, given.chat)
-    params = loading.load_params(model, dtype=given.dtype)
+    prompt = _prompt(model, tokens, given.prompt, given.chat)
     if given.commands is not None:
-        _score(given, model, tokens, params, prompt)
+        texts = [text.strip() for text in given.commands.split(",")]
+        commands = trie.from_texts(
+            tokens, texts, given.prompt, prompt.after, prompt.lead
+        )
+        longest = int(np.max(np.asarray(commands.length)))
+        _check_context(model, prompt, longest, "the longest of --commands has")
+        params = loading.load_params(model)
+        _score(model, params, prompt, texts, commands)
     else:
-        _generate(given, model, tokens, params, prompt)
+        _check_context(model, prompt, given.max_tokens, "--max_tokens is")
+        _generate(given, model, tokens, loading.load_params(model), prompt, keep)
 
 
-def _prompt(tokens: Any, text: str, in_chat: bool) -> np.ndarray:
-    """Token ids of the prompt, with what the tokenizer puts before a text."""
+def _check_flags(given: argparse.Namespace) -> Truncation:
+    """What no model can do."""
+    for flag, limit in _LIMITS.items():
+        value = getattr(given, flag)
+        if not limit.holds(value):
+            raise ValueError(f"--{flag} is {value}; it must be {limit}")
+    if given.temperature == float("inf"):
+        raise ValueError("--temperature is inf; it must be finite")
+    for text in given.stop:
+        if not text or "\ufffd" in text:
+            raise ValueError(f"--stop is {text!r}; it must be some text")
+    return Truncation(top_k=given.top_k, top_p=given.top_p, min_p=given.min_p)
+
+
+def _check_context(model: Any, prompt: Prompt, more: int, what: str) -> None:
+    """Whether prompt and continuation fit; an encoder-decoder has no limit."""
+    context = getattr(model.config, "max_positions", None)
+    if context is not None and len(prompt.ids) + more > context:
+        raise ValueError(
+            f"--prompt has {len(prompt.ids)} tokens and {what} {more}: together "
+            f"{len(prompt.ids) + more}, but the model's context is {context}"
+        )
+
+
+def _prompt(model: Any, tokens: Any, text: str, in_chat: bool) -> Prompt:
+    """The prompt as token ids, with what the tokenizer or template puts around it."""
+    end_id = tokens.eos_token_id
+    stop_ids = model.eos_ids or (end_id,)
     if in_chat:
-        frame = chat.frame(chat.from_tokenizer(tokens), prefill="", drops="")
-        text = frame.before + text + frame.after
-        return np.asarray(tokens(text, add_special_tokens=False)["input_ids"], np.int32)
+        template = chat.from_tokenizer(tokens)
+        said = [template_lib.Message("user", text)]
+        parts = template_lib.segment(template, (), said)
+        ids = template_lib.encode(template, parts, "")
+        stop_ids = tuple(dict.fromkeys((*stop_ids, template.end_id)))
+        # The template's own end, since a prompt may spell special tokens.
+        return Prompt(ids, parts[-1].text, template.lead, template.end_id, stop_ids)
     first = [] if tokens.bos_token_id is None else [tokens.bos_token_id]
     if not text and not first:
         raise ValueError(
             "--prompt is empty, and the tokenizer has no token to begin with"
         )
-    (ids,) = tokenizers.encode(tokens, [text])
+    (found,) = tokenizers.encode(tokens, [text])
     starts = tokens("", add_special_tokens=True)["input_ids"][: len(first)]
-    return np.asarray([*(first if starts or not text else []), *ids], np.int32)
+    ids = np.asarray([*(first if starts or not text else []), *found], np.int32)
+    # At the beginning of a text there is no space to say.
+    return Prompt(ids, text, " " if text else "", end_id, stop_ids)
 
 
-def _generate(given, model, tokens, params: Params, prompt: np.ndarray) -> None:
+def _generate(
+    given, model, tokens, params: Params, prompt: Prompt, keep: Truncation
+) -> None:
     """Prints what follows the prompt."""
-    (size,) = batch.bucket_sizes(len(prompt), smallest=_BUCKET)[-1:]
-    context = model.config.max_positions
-    if context is not None:
-        size = min(size, context)
     settings = decode.Settings(
-        slots=given.samples, prompts=(max(size, len(prompt)),),
+        slots=given.samples, prompts=(len(prompt.ids),),
         longest=given.max_tokens, prefill=1, free=1,
     )  # fmt: skip
-    stop_ids = model.eos_ids or (tokens.eos_token_id,)
-    keep = Truncation(top_k=given.top_k, top_p=given.top_p, min_p=given.min_p)
-    found = decode.make(model.config, settings, stop_ids, keep).generate(
-        params, [prompt], jax.random.key(given.seed)[None],
+    # Stop strings are looked for with special tokens in the text, to find those too.
+    found = decode.make(model.config, settings, prompt.stop_ids, keep).generate(
+        params, [prompt.ids], jax.random.key(given.seed)[None],
         samples=given.samples, limits=[given.max_tokens],
-        temperature=given.temperature, stop_strings=given.stop,
-        text=lambda ids: tokens.decode(ids, skip_special_tokens=True),
+        temperature=given.temperature, stop_strings=given.stop, text=tokens.decode,
     )  # fmt: skip
     for row in range(given.samples):
         said = found.sampled[row]
@@ -125,24 +183,28 @@ def _generate(given, model, tokens, params: Params, prompt: np.ndarray) -> None:
         print(tokens.decode(ids, skip_special_tokens=True))
 
 
-def _score(given, model, tokens, params: Params, prompt: np.ndarray) -> None:
+def _score(
+    model, params: Params, prompt: Prompt, texts: Sequence[str], commands: Commands
+) -> None:
     """Prints the distribution over commands."""
-    texts = [text.strip() for text in given.commands.split(",")]
-    commands = trie.from_texts(tokens, texts, given.prompt)
     nodes = int(np.sum(np.asarray(commands.length)))
     tries = trie.build(commands, max(1, nodes))
     one = jax.tree.map(lambda x: x[None], tries)
-    ids = Tokens(jnp.asarray(prompt)[None], jnp.array([len(prompt)]))
-    end = tokens.eos_token_id
+    ids = Tokens(jnp.asarray(prompt.ids)[None], jnp.array([len(prompt.ids)]))
     if isinstance(model.config, EncDecConfig):
-        policy = networks.make_encdec(model.config, end, (1,))
+        policy = networks.make_encdec(model.config, prompt.end_id, (1,))
     else:
-        policy = networks.make(model.config, end, (1,))
+        policy = networks.make(model.config, prompt.end_id, (1,))
     hidden = policy.encode(params, ids, one)
     log_pi = np.asarray(policy.log_policy(params, hidden, one))[0]
-    for i in np.argsort(-log_pi, kind="stable"):
-        if np.isfinite(log_pi[i]):
-            print(f"{np.exp(log_pi[i]):8.4f}  {log_pi[i]:9.4f}  {texts[i]}")
+    slots = np.flatnonzero(np.asarray(commands.mask))
+    if np.isnan(log_pi[slots]).any():
+        raise FloatingPointError(
+            "the log-probabilities of commands are NaN; the model's weights or "
+            "activations are not finite"
+        )
+    for i in slots[np.argsort(-log_pi[slots], kind="stable")]:
+        print(f"{np.exp(log_pi[i]):8.4f}  {log_pi[i]:9.4f}  {texts[i]}")
 
 
 if __name__ == "__main__":

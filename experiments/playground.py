@@ -13,6 +13,7 @@ from experiments import language_model
 from experiments.border import (
     AT_LEAST_ONE,
     POSITIVE,
+    SEED,
     ConfigError,
     Limit,
     pick,
@@ -31,6 +32,7 @@ from rljax.types import Key, PyTree
 # What a flag may name, and the function it stands for.
 WORLDS = {"a": worlds.world_a, "b": worlds.world_b}
 SHARED_LIMITS = {
+    "seed": SEED,
     "num_devices": Limit(0),
     "total_env_steps": AT_LEAST_ONE,
     "env.num_objects": AT_LEAST_ONE,
@@ -42,7 +44,7 @@ SHARED_LIMITS = {
     "eval.every_env_steps": AT_LEAST_ONE,
     "eval.scenes": AT_LEAST_ONE,
     "eval.final_scenes": AT_LEAST_ONE,
-    "eval.seed": Limit(0),
+    "eval.seed": SEED,
     "eval.episodes_shown": Limit(0),
     "log.checkpoint_every_updates": AT_LEAST_ONE,
     "log.keep_checkpoints": AT_LEAST_ONE,

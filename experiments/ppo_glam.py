@@ -30,6 +30,7 @@ LOOP_LIMITS = {
     "minibatch_size": AT_LEAST_ONE,
     "rollouts_per_call": AT_LEAST_ONE,
 }
+GROUPS = {"agent": ppo_glam.Config, "loop": on_policy.Config}
 
 
 def main(config: Any, workdir: str) -> None:
@@ -67,4 +68,4 @@ def main(config: Any, workdir: str) -> None:
 
 
 if __name__ == "__main__":
-    border.run(main, __doc__)
+    border.run(main, __doc__, GROUPS)

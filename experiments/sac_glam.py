@@ -59,6 +59,7 @@ LOOP_LIMITS = {
     "gamma": SHARE,
     "her_ratio": SHARE,
 }
+GROUPS = {"agent": sac_glam.Config, "loop": off_policy.Config}
 
 
 def main(config: Any, workdir: str) -> None:
@@ -173,4 +174,4 @@ def _check(config, agent_config, loop_config, error, task) -> None:
 
 
 if __name__ == "__main__":
-    border.run(main, __doc__)
+    border.run(main, __doc__, GROUPS)

@@ -13,7 +13,7 @@ into a quarter of the slots.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,9 @@ class Generated(NamedTuple):
 # Everything after `keys` has a default; see `make`.
 Generate = Callable[..., Generated]
 
+# Draws of other implementations depend on what is drawn beside them under vmap.
+_KEYS = "threefry2x32"
+
 
 class Decoding(NamedTuple):
     """What `make` makes."""
@@ -71,9 +74,10 @@ def make(
     Returns:
       Its `generate` takes:
         params: the decoder's parameters.
-        prompts: token ids of each prompt, none of them empty.
-        keys: typed PRNG keys, one for each prompt. Sample j of a prompt is a function
-          of the prompt, its key and j: not of the other prompts, nor of the slot.
+        prompts: integers, the token ids of each prompt, none of them empty.
+        keys: typed PRNG keys, one for each prompt, of JAX's default implementation.
+          Sample j of a prompt is a function of the prompt, its key and j: not of the
+          other prompts, nor of the slot.
         samples: texts for each prompt.
         limits: most tokens for each prompt; `settings.longest` for all by default.
         temperature: of the distribution that is drawn from; 0 takes the likeliest. It
@@ -111,8 +115,9 @@ def make(
         text: Callable[[Sequence[int]], str] | None = None,
     ) -> Generated:
         limits = [settings.longest] * len(prompts) if limits is None else list(limits)
+        _check_count("samples is", samples)
         work = Work(
-            prompts=[np.asarray(prompt, np.int32) for prompt in prompts],
+            prompts=[np.asarray(prompt) for prompt in prompts],
             keys=_job_keys(keys, samples),
             samples=samples,
             limits=limits,
@@ -123,6 +128,8 @@ def make(
         _check_work(config, settings, work)
         if not prompts:
             return _join(work, {}, ())
+        # Not before, since what they hold may not fit.
+        work = work._replace(prompts=[x.astype(np.int32) for x in work.prompts])
         share = settings.of_desk(len(prompts))
         rows = serve(programs_for(share), share, params, work)
         return _join(work, rows, stop_ids)
@@ -141,12 +148,12 @@ def _compile(config, settings, stop_ids, truncation, traces) -> Programs:
         return jax.jit(noted, **options)
 
     def start(columns):
-        keys = jax.random.split(jax.random.key(0), settings.slots)
+        keys = jax.random.split(jax.random.key(0, impl=_KEYS), settings.slots)
         return slots_lib.start(keys, columns, settings.longest, config)
 
     def place(slots, prompts, fields, count, key_data):
         source, target, token, position, limit = fields
-        keys = jax.random.wrap_key_data(key_data)
+        keys = jax.random.wrap_key_data(key_data, impl=_KEYS)
         return slots_lib.place(
             slots, prompts, source, target, count, token, position, limit, keys
         )
@@ -171,6 +178,17 @@ def _compile(config, settings, stop_ids, truncation, traces) -> Programs:
 
 def _job_keys(keys: Key, samples: int) -> np.ndarray:
     """fold_in(key of the prompt, sample) for each job, as the words of a key."""
+    if (found := jax.random.key_impl(keys)) != _KEYS:
+        raise ValueError(
+            f"keys are of implementation {found}, expected {_KEYS}: "
+            f"jax.random.key(seed, impl={_KEYS!r})"
+        )
+    shape = jax.random.key_data(keys).shape[:-1]
+    if len(shape) != 1:
+        raise ValueError(
+            f"keys has shape {shape}; one key for each prompt was expected: "
+            "jax.random.split(key, prompts)"
+        )
     numbers = jnp.arange(samples)
     each = jax.vmap(lambda key: jax.vmap(lambda j: jax.random.fold_in(key, j))(numbers))
     words = np.asarray(jax.random.key_data(each(keys)))
@@ -244,16 +262,24 @@ def _check_work(config: ModelConfig, settings: Settings, work: Work) -> None:
         raise ValueError("stop strings need `text`, which turns token ids into text")
 
 
+def _check_count(what: str, value: Any) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise ValueError(f"{what} {value!r}; it must be an int")
+
+
 def _check_prompt(
     i: int, prompt: np.ndarray, limit: int, config: ModelConfig, settings: Settings
 ) -> None:
     if prompt.ndim != 1 or not len(prompt):
         raise ValueError(f"prompt {i} has shape {prompt.shape}; it needs some tokens")
+    if not np.issubdtype(prompt.dtype, np.integer):
+        raise ValueError(f"prompt {i} holds {prompt.dtype}; token ids are integers")
     wrong = prompt[(prompt < 0) | (prompt >= config.vocab_size)]
     if len(wrong):
         raise ValueError(
             f"prompt {i} holds token {wrong[0]}; the model has {config.vocab_size}"
         )
+    _check_count(f"prompt {i} has a limit of", limit)
     if not 1 <= limit <= settings.longest:
         raise ValueError(
             f"prompt {i} has a limit of {limit} tokens; it must be from 1 to "

@@ -259,15 +259,29 @@ class _Desk:
         count = np.int32(len(lanes))
         self.slots = self.programs.place(self.slots, prompts, fields, count, keys)
 
-    def _prefill(self, group: int) -> cache_lib.Cache:
+    def _prompts_of(self, group: int) -> tuple[list[np.ndarray], int]:
+        """The prompts of a group, and the bucket that holds them."""
         size = self.settings.prefill
         rows = self.work.prompts[group * size : (group + 1) * size]
         longest = max(map(len, rows))
-        bucket = next(b for b in self.settings.prompts if b >= longest)
-        ids = np.zeros((size, bucket), np.int32)
+        return rows, next(b for b in self.settings.prompts if b >= longest)
+
+    def _prefill(self, group: int) -> cache_lib.Cache:
+        rows, bucket = self._prompts_of(group)
+        ids = np.zeros((self.settings.prefill, bucket), np.int32)
         for i, prompt in enumerate(rows):
             ids[i, : len(prompt)] = prompt
         return self.programs.prefill(self.weights, ids)
+
+    def _coming(self) -> int:
+        """Columns of the prompts placed last and of those that the next refill places.
+
+        Room that is given up between the two is copied twice for nothing.
+        """
+        last = min(self.next_job + self.settings.free, len(self.work.keys)) - 1
+        first = self._group_of(self.next_job)
+        groups = {*self.store, *range(first, self._group_of(last) + 1)}
+        return max(self._prompts_of(group)[1] for group in groups)
 
     def _widen(self, columns: int) -> None:
         """Makes the cache wide enough for prompts of so many columns."""
@@ -287,6 +301,8 @@ class _Desk:
         size = self._size_for(needed)
         if self.columns >= needed and size > self.columns:
             size = self.columns  # it does for now
+        if size < self.columns and self.waiting():
+            size = min(self.columns, max(size, self._size_for(self._coming())))
         rows, fewer = list(range(len(self.jobs))), self.settings.batches[-1]
         if not self.waiting() and len(working) <= fewer < len(rows):
             rows = working + [-1] * (fewer - len(working))

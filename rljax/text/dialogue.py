@@ -30,6 +30,7 @@ class Dialogue(NamedTuple):
     messages: tuple[Message, ...]  # those sampled hold `template.said`
     sampled: tuple[int, ...]  # which messages were, one for each of the turns
     opened: bool  # the policy speaks next
+    closed: bool = False  # nothing can follow
 
 
 PROBE = (Message("user", "Is it so?"), Message("user", "And now, what?"))
@@ -61,12 +62,16 @@ def hear(
       messages: at least one; with the role `template.POLICY`, an example of an answer.
 
     Raises:
-      ValueError: if there is no message, the policy's turn is open already, or
-        the template cannot go on; see `template.segment`.
+      ValueError: if there is no message, the policy's turn is open already, the
+        conversation is closed, or the template cannot go on; see `template.segment`.
     """
     if dialogue.opened:
         raise ValueError(
             "it is the policy's turn: say what it sampled before it hears more"
+        )
+    if dialogue.closed:
+        raise ValueError(
+            "the conversation is closed: hear more before `close`, with what `say` gave"
         )
     if not messages:
         raise ValueError("there is nothing to hear: give at least one message")
@@ -123,17 +128,20 @@ def say(template: Template, dialogue: Dialogue, ids: Any) -> Dialogue:
 def close(template: Template, dialogue: Dialogue) -> Dialogue:
     """Adds what the template writes after the policy's last turn.
 
-    Training does not need it; with it a conversation is as the template writes it.
+    Training does not need it; with it a conversation is as the template writes it, and
+    over.
 
     Raises:
-      ValueError: if the policy did not speak last.
+      ValueError: if the policy did not speak last, or the conversation is closed.
     """
+    if dialogue.closed:
+        raise ValueError("the conversation is closed already; close it once")
     if dialogue.opened or not len(dialogue.turns):
         raise ValueError("only a conversation in which the policy spoke last is closed")
     context, ended = _stands(template, dialogue)
     text = template_lib.closing(template, dialogue.messages, ended)
     ids = template_lib.encode(template, [Part(text, True)], context)
-    return _add(dialogue, ids, False)
+    return _add(dialogue, ids, False)._replace(closed=True)
 
 
 def check_template(template: Template, messages: Sequence[Message] = PROBE) -> None:
@@ -178,12 +186,13 @@ def check_dialogue(template: Template, dialogue: Dialogue) -> None:
 
     Args:
       template: how it is written.
-      dialogue: the policy spoke last.
+      dialogue: the policy spoke last; closed or not.
 
     Raises:
       ValueError: if the texts differ; it shows both.
     """
-    dialogue = close(template, dialogue)
+    if not dialogue.closed:
+        dialogue = close(template, dialogue)
     messages = list(dialogue.messages)
     for place, (begin, stop) in zip(dialogue.sampled, dialogue.turns, strict=True):
         text = template.tokenizer.decode(dialogue.ids[begin:stop])

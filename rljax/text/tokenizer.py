@@ -186,10 +186,8 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     if not texts:
         return []
     rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    unknown = tokenizer.unk_token_id
     for text, ids in zip(texts, rows, strict=True):
-        if unknown is not None and unknown in ids:
-            word = _word_at(tokenizer, text, ids.index(unknown))
+        if (word := _unknown(tokenizer, text, ids)) is not None:
             raise UnknownWordError(f"the tokenizer does not know {word!r}, in {text!r}")
         if lost := _lost(tokenizer, text):
             raise UnknownWordError(
@@ -225,13 +223,26 @@ def _lost(tokenizer: Tokenizer, text: str) -> str:
     return next((c for c in text if lost_in(c)), "")
 
 
-def _word_at(tokenizer: Tokenizer, text: str, index: int) -> str:
-    """The characters behind a token; the text itself where offsets are not kept."""
+def _unknown(tokenizer: Tokenizer, text: str, ids: Sequence[int]) -> str | None:
+    """The first word that is not known; the text itself where offsets are not kept.
+
+    GPT-2's token for unknown words is the one that ends a text: where the text spells
+    it, that is meant.
+    """
+    unknown, spelt = tokenizer.unk_token_id, tokenizer.unk_token
+    if unknown is None or unknown not in ids:
+        return None
+    t = tokenizer
+    is_more = unknown in (t.bos_token_id, t.eos_token_id, t.pad_token_id)
     if not tokenizer.is_fast:
-        return text
+        as_spelt = text.count(spelt) == list(ids).count(unknown)
+        return None if is_more and as_spelt else text
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    first, last = encoding["offset_mapping"][index]
-    return text[first:last]
+    for token, (first, last) in zip(ids, encoding["offset_mapping"], strict=True):
+        word = text[first:last]
+        if token == unknown and not (is_more and word.strip() == spelt):
+            return word
+    return None
 
 
 def _pattern(words: Sequence[str]) -> str:

@@ -120,7 +120,13 @@ def worst_case_nodes(ids: np.ndarray, length: np.ndarray, num_commands: int) -> 
     return sum(sorted(chains)[-num_commands:])
 
 
-def from_texts(tokenizer: Any, texts: Sequence[str], state: str = "") -> Commands:
+def from_texts(
+    tokenizer: Any,
+    texts: Sequence[str],
+    state: str = "",
+    after: str | None = None,
+    lead: str = " ",
+) -> Commands:
     """The commands of one state from their texts, on the host.
 
     A command is encoded with the space before it, which belongs to it. A slot with
@@ -130,20 +136,25 @@ def from_texts(tokenizer: Any, texts: Sequence[str], state: str = "") -> Command
       tokenizer: a Hugging Face tokenizer.
       texts: the text of each slot; "" where the slot holds no command.
       state: what names the state in an error, its prompt for one.
+      after: text that the commands follow, its end at least. Without it they are
+        encoded as texts of their own, before which some tokenizers, SentencePiece's
+        for one, put a second space.
+      lead: what stands between that text and a command; `Template.lead` in a chat.
 
     Returns:
       ids int32 [A, L] with L the most tokens of a command, length int32 [A], mask
       bool [A].
 
     Raises:
-      ValueError: no slot holds a command, a command has no tokens, or a word is
-        unknown to the tokenizer.
+      ValueError: no slot holds a command, a command has no tokens, a word is unknown
+        to the tokenizer, or it joins a command with the end of `after`.
     """
     if not any(texts):
         raise ValueError(f"no admissible command in state {state!r}")
     encoded: list[tuple[int, ...]] = [() for _ in texts]
     slots = [slot for slot, text in enumerate(texts) if text]
-    said = encode(tokenizer, [f" {texts[slot]}" for slot in slots])
+    words = [f"{lead}{texts[slot]}" for slot in slots]
+    said = encode(tokenizer, words, None if after is None else [after] * len(words))
     for slot, ids in zip(slots, said, strict=True):
         if not len(ids):
             raise ValueError(

@@ -178,12 +178,47 @@ def test_the_scale_reaches_the_config(config_file):
         ("--confg=3", "'--confg=3' is not a flag"),
         ("stray", "'stray' is not a flag"),
         ("--config=none.py", "--config=none.py: there is no file none.py"),
+        ("--config.seed=None", "config.seed is None: it must be of type int"),
+        ("--config.agent.tied=None", "agent.tied is None: it must be of type bool"),
+        ("--config.agent.tied=none", "agent.tied is None: it must be of type bool"),
+        ("--config.agent.widths=None", "widths is None: it must be of type tuple"),
+        ("--config.agent.learning_rate=None", "rate is None: it must be of type float"),
     ],
 )
 def test_rejects_a_command_line(config_file, word, message):
     with pytest.raises(ConfigError) as raised:
         read(config_file, word)
     assert message in str(raised.value)
+
+
+def test_none_where_the_type_allows_it(config_file):
+    """Where the file says None, or the dataclass that the group becomes."""
+    assert read(config_file, "--config.clip=None").config.clip is None
+    config_file.write_text(
+        CONFIG_FILE.replace("config.agent.tied", "config.agent.clip = 1.0\n    #")
+    )
+    words = [f"--config={config_file}", "--config.agent.clip=None"]
+    command = border.read_command(words, {"agent": Settings})
+    assert command.config.agent.clip is None
+    for groups in (None, {"loop": Settings}):
+        with pytest.raises(ConfigError, match="agent.clip is None: it must be of type"):
+            border.read_command(words, groups)
+    words[1] = "--config.agent.learning_rate=None"
+    with pytest.raises(ConfigError, match="rate is None: it must be of type float"):
+        border.read_command(words, {"agent": Settings})
+
+
+def test_a_config_that_is_not_python_is_told(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("# Title\n\nSome words, no program.\n")
+    with pytest.raises(ConfigError, match=r"README.md is not Python, line 3: .*"):
+        border.load_config(str(path))
+
+
+def test_a_limit_of_whole_numbers_is_written_out():
+    assert str(border.SEED) == "in [0, 4294967295]"
+    assert str(border.SHARE) == "in [0, 1]" and str(Limit(0.5, 2.0)) == "in [0.5, 2]"
+    assert not border.SEED.holds(2**32) and border.SEED.holds(2**32 - 1)
 
 
 def test_rejects_an_unknown_scale(config_file):

@@ -7,14 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers as backends
+import transformers
 
 from experiments import generate
 from rljax.models import hf_folder, loading
 from rljax.models.config import ModelConfig
-from rljax.policy import networks
+from rljax.policy import decode, networks
 from rljax.text import tokenizer as tokenizers
 from rljax.types import Tokens
 from tests.models import golden_t5
+from tests.text import speaking
 
 STORIES = pathlib.Path(os.environ.get("RLJAX_DATA", "data"), "stories260K")
 
@@ -27,12 +30,38 @@ def words():
 @pytest.fixture(scope="module")
 def folder(words, tmp_path_factory):
     """A small random model whose logits differ enough to be told apart."""
-    size = ModelConfig(len(words), 16, 2, 2, 1, 8, 24, max_positions=64)
-    params = networks.make(size, words.eos_token_id, (4,)).init_trunk(jax.random.key(1))
+    return saved(words, tmp_path_factory.mktemp("models") / "small")
+
+
+def saved(tokens, path):
+    size = ModelConfig(len(tokens), 16, 2, 2, 1, 8, 24, max_positions=64)
+    params = networks.make(size, 1, (4,)).init_trunk(jax.random.key(1))
     params["unembedding"] = 40 * params["unembedding"]
-    path = tmp_path_factory.mktemp("models") / "small"
-    hf_folder.save(path, params, size, words)
+    hf_folder.save(path, params, size, tokens)
     return path
+
+
+@pytest.fixture(scope="module")
+def talking(tmp_path_factory):
+    """A model with a chat template, whose turns end with another token than texts."""
+    return saved(speaking.byte_level(), tmp_path_factory.mktemp("models") / "talking")
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What generation is asked for, in place of it."""
+    found = {}
+
+    def make(config, settings, stop_ids, keep):
+        def generate(params, prompts, keys, **options):
+            found.update(options, params=params, prompt=prompts[0].tolist())
+            raise ValueError("not today")
+
+        found.update(config=config, settings=settings, stop_ids=stop_ids)
+        return decode.Decoding(generate, settings, [])
+
+    monkeypatch.setattr(generate.decode, "make", make)
+    return found
 
 
 def run(*words, capsys):
@@ -54,7 +83,7 @@ def test_greedy_text_and_its_scores(folder, words, capsys):
     code, lines, _ = run(*flags, "--max_tokens=6", "--scores", capsys=capsys)
     assert code == 0
     *scores, text = lines
-    ids = list(words("w3 w5", add_special_tokens=False)["input_ids"])
+    ids = ids_of(words, "w3 w5")
     for line in scores:
         found = logits_of(folder, ids)
         best = int(np.argmax(found))
@@ -67,23 +96,120 @@ def test_greedy_text_and_its_scores(folder, words, capsys):
     assert len(scores) == 6 or ids[-1] == words.eos_token_id
 
 
-def test_commands_are_a_distribution(folder, words, capsys):
-    flags = ("--model", folder, "--prompt", "w3 w5", "--commands", "w1,w1 w2,w7")
-    code, lines, _ = run(*flags, capsys=capsys)
-    assert code == 0
-    found = {" ".join(line.split()[2:]): float(line.split()[0]) for line in lines}
-    base = list(words("w3 w5", add_special_tokens=False)["input_ids"])
-    scores = {}
-    for text in found:
+def expected_shares(folder, base, commands, end):
+    """Each command's share: token by token, then the end."""
+    scores = []
+    for command in commands:
         ids, total = list(base), 0.0
-        for token in [*words(text, add_special_tokens=False)["input_ids"], 1]:
+        for token in [*command, end]:
             logits = logits_of(folder, ids)
             total += logits[token] - np.log(np.sum(np.exp(logits)))
             ids.append(token)
-        scores[text] = np.exp(total)
-    assert set(found) == {"w1", "w1 w2", "w7"}
-    for text, value in found.items():
-        assert value == pytest.approx(scores[text] / sum(scores.values()), abs=1e-3)
+        scores.append(np.exp(total))
+    return np.array(scores) / sum(scores)
+
+
+def shares(lines):
+    return {" ".join(line.split()[2:]): float(line.split()[0]) for line in lines}
+
+
+def ids_of(tokens, text):
+    return list(tokens(text, add_special_tokens=False)["input_ids"])
+
+
+def test_commands_are_a_distribution(folder, words, capsys):
+    flags = ("--model", folder, "--prompt", "w3 w5", "--commands", "w1,w1 w2,,w7,w1")
+    code, lines, _ = run(*flags, capsys=capsys)
+    assert code == 0 and len(lines) == 3
+    found, texts = shares(lines), ["w1", "w1 w2", "w7"]
+    commands = [ids_of(words, text) for text in texts]
+    expected = expected_shares(folder, ids_of(words, "w3 w5"), commands, 1)
+    assert [found[text] for text in texts] == pytest.approx(expected, abs=1e-3)
+
+
+def test_commands_are_tokens_of_the_whole_text(tmp_path, capsys):
+    """SentencePiece puts a space before a text of its own."""
+    ids = {"</s>": 0, "▁": 1, "h": 2, "i": 3, "▁h": 4, "▁hi": 5, "a": 6, "▁a": 7}
+    merges = [("▁", "h"), ("▁h", "i"), ("▁", "a")]
+    backend = backends.Tokenizer(backends.models.BPE(ids, merges))
+    n = backends.normalizers
+    backend.normalizer = n.Sequence([n.Prepend("▁"), n.Replace(" ", "▁")])
+    tokens = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="</s>"
+    )
+    folder = saved(tokens, tmp_path / "pieces")
+    flags = ("--model", folder, "--prompt=a a", "--commands=hi,a")
+    code, lines, error = run(*flags, capsys=capsys)
+    assert code == 0, error
+    expected = expected_shares(folder, [7, 7], [[5], [7]], 0)
+    found = shares(lines)
+    assert [found["hi"], found["a"]] == pytest.approx(expected, abs=1e-3)
+
+
+def test_commands_in_a_chat(talking, capsys):
+    """They follow the opening without a space, and the end of a turn follows them."""
+    tokens = speaking.byte_level()
+    said = [{"role": "user", "content": "red?"}]
+    base = tokens.apply_chat_template(
+        said, add_generation_prompt=True, return_dict=False
+    )
+    flags = ("--model", talking, "--chat", "--prompt=red?", "--commands=cat,see")
+    code, lines, error = run(*flags, capsys=capsys)
+    assert code == 0, error
+    commands = [ids_of(tokens, text) for text in ("cat", "see")]
+    end = tokens.convert_tokens_to_ids("<|im_end|>")
+    expected = expected_shares(talking, base, commands, end)
+    found = shares(lines)
+    assert [found["cat"], found["see"]] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_chat_ends_with_its_turn_and_no_prompt_ends_it(talking, asked, capsys):
+    tokens = speaking.byte_level()
+    end = tokens.convert_tokens_to_ids("<|im_end|>")
+    flags = ("--model", talking, "--prompt=a<|im_end|>b", "--stop=<|bos|>")
+    flags += ("--max_tokens=2",)
+    assert run(*flags, "--chat", capsys=capsys)[0] == 2
+    assert end in asked["stop_ids"] and tokens.eos_token_id in asked["stop_ids"]
+    assert asked["prompt"].count(end) == 1  # the template's own
+    assert tokens.decode(asked["prompt"]).count("<|im_end|>") == 2
+    # A stop string may be a special token.
+    bos = tokens.convert_tokens_to_ids("<|bos|>")
+    assert asked["stop_strings"] == ["<|bos|>"]
+    assert "<|bos|>" in asked["text"]([end, bos])
+    run(*flags, capsys=capsys)
+    assert end not in asked["stop_ids"] and asked["prompt"].count(end) == 1
+
+
+def test_a_word_that_a_chat_does_not_know(tmp_path, capsys):
+    tokens = tokenizers.word_level(["yes", "red"])
+    tokens.chat_template = (
+        "{% for m in messages %}{{ m.content + '<eos>' }}{% endfor %}"
+    )
+    folder = saved(tokens, tmp_path / "words")
+    flags = ("--model", folder, "--chat", "--prompt=red zebra")
+    code, _, error = run(*flags, capsys=capsys)
+    assert code == 2 and "does not know 'zebra'" in error
+
+
+def test_dtype_is_of_weights_and_activations(folder, asked, capsys):
+    flags = ("--model", folder, "--prompt=w3 w5", "--max_tokens=2")
+    run(*flags, "--dtype=bfloat16", capsys=capsys)
+    assert asked["config"].dtype == asked["config"].param_dtype == "bfloat16"
+    assert all(x.dtype == jnp.bfloat16 for x in asked["params"].values())
+    run(*flags, capsys=capsys)
+    assert asked["config"].dtype == asked["config"].param_dtype == "float32"
+
+
+@pytest.mark.parametrize("flag", ["--commands=w1,w2", "--max_tokens=2"])
+def test_weights_that_are_not_finite_are_told(folder, flag, capsys, monkeypatch):
+    read = loading.load_params
+
+    def broken(model):
+        return {**read(model), "final_norm": jnp.full(16, jnp.nan)}
+
+    monkeypatch.setattr(loading, "load_params", broken)
+    code, lines, error = run("--model", folder, "--prompt=w3", flag, capsys=capsys)
+    assert code == 2 and not lines and "not finite" in error
 
 
 def test_samples_follow_the_seed(folder, capsys):
@@ -100,16 +226,41 @@ def test_samples_follow_the_seed(folder, capsys):
         (("--prompt=w3", "--model=/nowhere"), "there is no model at /nowhere"),
         (("--prompt=w3 zebra",), "does not know 'zebra'"),
         (("--prompt=", "--max_tokens=1"), "--prompt is empty"),
-        (("--prompt=w3", "--max_tokens=100"), "the model's context is 64"),
+        (
+            ("--prompt=w3", "--max_tokens=64"),
+            "--prompt has 1 tokens and --max_tokens is 64: together 65, but",
+        ),
+        (("--prompt=" + "w3 " * 64, "--max_tokens=1"), "--prompt has 64 tokens and"),
+        (
+            ("--prompt=" + "w3 " * 63, "--commands=w1,w1 w2"),
+            "the longest of --commands has 2: together 65, but the model's context is",
+        ),
         (("--prompt=w3", "--temperature=-1"), "temperature is -1.0"),
+        (("--prompt=w3", "--temperature=inf"), "temperature is inf"),
         (("--prompt=w3", "--top_p=2"), "top_p is 2.0"),
+        (("--prompt=w3", "--samples=0"), "--samples is 0; it must be at least 1"),
+        (("--prompt=w3", "--max_tokens=0"), "--max_tokens is 0; it must be at least"),
+        (
+            ("--prompt=w3", f"--seed={10**20}"),
+            f"--seed is {10**20}; it must be in [0, ",
+        ),
+        (("--prompt=w3", "--stop="), "--stop is ''; it must be some text"),
         (("--prompt=w3", "--chat"), "chat template"),
         (("--prompt=w3", "--commands=,"), "no admissible command"),
     ],
 )
-def test_what_cannot_be_is_told(folder, flags, message, capsys):
+def test_what_cannot_be_is_told_before_weights_are_read(
+    folder, flags, message, capsys, monkeypatch
+):
+    monkeypatch.setattr(loading, "load_params", None)
     code, _, error = run("--model", folder, *flags, capsys=capsys)
     assert code == 2 and error.startswith("error: ") and message in error
+
+
+def test_a_continuation_may_fill_the_context(folder, capsys):
+    flags = ("--model", folder, "--prompt=" + "w3 " * 62, "--commands=w1,w1 w2")
+    code, lines, _ = run(*flags, capsys=capsys)
+    assert code == 0 and sum(shares(lines).values()) == pytest.approx(1, abs=1e-3)
 
 
 def test_an_encoder_decoder_scores_and_does_not_generate(words, tmp_path, capsys):

@@ -12,7 +12,7 @@ from rljax.text import tokenizer
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCALES = ("smoke", "quickstart", "playground", "paper", "smollm2", "flan_t5")
-MAINS = {"sac_glam": sac_glam.main, "ppo_glam": ppo_glam.main}
+MAINS = {"sac_glam": sac_glam, "ppo_glam": ppo_glam}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def main(task, monkeypatch, tmp_path, capsys):
         given = [f"--config={spec}:{scale}", f"--workdir={tmp_path}", *flags]
         monkeypatch.setattr("sys.argv", ["main", *given])
         with pytest.raises(SystemExit) as ended:
-            border.run(MAINS[method], "Trains.")
+            border.run(MAINS[method].main, "Trains.", MAINS[method].GROUPS)
         said = capsys.readouterr()
         return ended.value.code, said.out, said.err
 
@@ -94,12 +94,23 @@ def test_no_scale_is_refused(main, method, scale):
             "minibatch_size is 48, which does not divide a rollout of 8 x 8 = 64",
         ),
         ("ppo_glam", "agent.gamma=2.0", "agent.gamma is 2.0: it must be in [0, 1]"),
+        ("sac_glam", "seed=None", "config.seed is None: it must be of type int"),
+        ("sac_glam", "lora.alpha=None", "lora.alpha is None: it must be of type float"),
+        ("sac_glam", "env.sequences=None", "sequences is None: it must be of type"),
+        ("sac_glam", "agent.alpha=None", "agent.alpha is None: it must be of type"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(main, method, flag, message):
     code, _, error = main(method, f"--config.{flag}")
     assert code == 2 and message in error
     assert error.startswith("error: ") and "Traceback" not in error
+
+
+def test_what_may_be_none_may_be_none(main):
+    flag = "--config.agent.max_grad_norm=None"
+    assert main("sac_glam", flag)[::2] == (0, "")
+    code, _, error = main("ppo_glam", flag)  # whose gradients are always clipped
+    assert code == 2 and "max_grad_norm is None: it must be of type float" in error
 
 
 def test_shares_that_do_not_come_out_are_refused(main):
@@ -130,7 +141,9 @@ def test_a_setting_without_effect_is_refused(main):
         ("total_env_steps", 0, "at least 1"),
         ("eval.every_env_steps", 0, "at least 1"),
         ("eval.scenes", 0, "at least 1"),
-        ("eval.seed", -1, "at least 0"),
+        ("seed", -1, "in [0, 4294967295]"),
+        ("seed", 99999999999999999999, "in [0, 4294967295]"),
+        ("eval.seed", 2**32, "in [0, 4294967295]"),
         ("log.keep_checkpoints", 0, "at least 1"),
         ("env.history", -1, "at least 0"),
         ("model.head_std", 0.0, "above 0"),

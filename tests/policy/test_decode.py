@@ -230,6 +230,33 @@ def test_few_programs_and_one_prefill_a_prompt(plain):
     assert made.traces.count("prefill") == 2  # buckets
 
 
+@pytest.mark.parametrize("lengths", [(3, 3, 60), (60, 3)])
+def test_the_cache_is_not_made_smaller_for_the_next_prompts_to_widen_it(lengths):
+    """Long prompts that end at once, among short ones: no copies at each refill."""
+    sizes = Settings(slots=4, prompts=(4, 60), longest=20, prefill=3, free=1, desks=1)
+    prompts = [[1 + i % 7] * n for i, n in enumerate(10 * lengths)]
+    limits = [1 if len(prompt) > 4 else 8 for prompt in prompts]
+    seen = []
+    original = decode.serve
+
+    def counted(programs, *rest):
+        def take(slots, rows, columns):
+            seen.append((len(rows), columns))
+            return programs.take(slots, rows, columns)
+
+        return original(programs._replace(take=take), *rest)
+
+    made = decode.make(PLAIN, sizes)
+    assert sizes.columns == (48, 80)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode, "serve", counted)
+        found = made.generate(
+            random_params(PLAIN), prompts, keys(len(prompts)), limits=limits
+        )
+    assert found.sampled.sum() == sum(limits)
+    assert len(seen) <= 3, seen  # wider once; at the end of the queue smaller
+
+
 def letters(ids):
     """Two letters a token."""
     return "".join("abcdefghijklmnopqrs"[i] * 2 for i in ids)

@@ -47,6 +47,11 @@ def initial(c):
         ([[1]], {"temperature": float("nan")}, "temperature is nan"),
         ([[1]], {"stop_strings": [""]}, "stop string '' is empty"),
         ([[1]], {"stop_strings": ["x"]}, "stop strings need `text`"),
+        ([[1], [1.7, 2.2]], {}, "prompt 1 holds float64; token ids are integers"),
+        ([[True]], {}, "prompt 0 holds bool; token ids are integers"),
+        ([np.array([1, 2**32])], {}, "prompt 0 holds token 4294967296; the model has"),
+        ([[1]], {"limits": [2.5]}, "prompt 0 has a limit of 2.5; it must be an int"),
+        ([[1]], {"samples": 2.0}, "samples is 2.0; it must be an int"),
     ],
 )
 def test_refuses(prompts, options, message):
@@ -55,6 +60,29 @@ def test_refuses(prompts, options, message):
     with pytest.raises(ValueError, match=message):
         made.generate({}, prompts, keys, **options)
     assert not made.traces
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        (jax.random.split(jax.random.key(0, impl="rbg"), 1), "of implementation rbg"),
+        (jax.random.key(0), r"keys has shape \(\); one key for each prompt"),
+    ],
+)
+def test_refuses_keys(keys, message):
+    made = decode.make(CONFIG, SETTINGS)
+    with pytest.raises(ValueError, match=message):
+        made.generate({}, [[1]], keys)
+    assert not made.traces
+
+
+def test_keys_may_differ_from_the_default():
+    params, made = initial(CONFIG), decode.make(CONFIG, SETTINGS)
+    keys = jax.random.split(jax.random.key(0), 1)
+    expected = made.generate(params, [[1]], keys)
+    with jax.default_prng_impl("rbg"):
+        found = decode.make(CONFIG, SETTINGS).generate(params, [[1]], keys)
+    np.testing.assert_array_equal(found.ids, expected.ids)
 
 
 @pytest.mark.parametrize(

@@ -194,3 +194,16 @@ def test_added_tokens_that_the_template_writes_are_its_own():
     think, tool = (backend.token_to_id(token) for token in ("<think>", "<tool>"))
     assert (heard == think).sum() == 1 and heard[-1] == think
     assert (heard == tool).sum() == 1
+
+
+def test_plain_ends_with_a_token_that_is_the_unknown_one_too():
+    """As GPT-2's: the end of a turn is no unknown word when the talk goes on."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    ids = {letter: i for i, letter in enumerate([*alphabet, "<|endoftext|>"])}
+    template = chat.plain(transformers.GPT2Tokenizer(vocab=ids, merges=[]))
+    check_template(template)
+    so_far = hear(template, start(), [Message("user", "<|endoftext|>")])
+    assert template.end_id not in so_far.ids
+    so_far = say(template, so_far, [ids["a"], template.end_id])
+    so_far = hear(template, so_far, [Message("user", "b")])
+    assert so_far.ids.tolist().count(template.end_id) == 1

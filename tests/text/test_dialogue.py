@@ -230,6 +230,21 @@ def test_refuses_what_is_out_of_turn():
             say(template, opened, ids)
 
 
+@pytest.mark.parametrize("kind", ["chatml", "headers"])
+def test_a_closed_conversation_is_over(kind):
+    """Whether the policy ended its turn or ran out of length."""
+    template = template_of(kind)
+    for sampled in ([7, template.end_id], [7]):
+        closed = close(template, talk(template, [("a", sampled)]))
+        with pytest.raises(ValueError, match="closed already"):
+            close(template, closed)
+        with pytest.raises(ValueError, match="is closed: hear more before"):
+            hear(template, closed, [Message("user", "b")])
+    ids = [*ids_of(template, "red"), template.end_id]
+    so_far = close(template, talk(template, [("a", ids)]))
+    dialogue.check_dialogue(template, so_far)
+
+
 def test_arguments_stay_as_they_were():
     template = template_of("chatml")
     opened = hear(template, start(), [Message("user", "a")])

@@ -131,6 +131,29 @@ def test_what_bpe_would_leave_out_is_an_error():
     assert ids_of(tokenizer, "AB") == [0, 1]
 
 
+def test_a_token_for_end_and_unknown_is_the_end_where_it_is_spelt():
+    """As GPT-2's, whose byte-level BPE knows every word."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    ids = {letter: i for i, letter in enumerate([*alphabet, "<|endoftext|>"])}
+    tokenizer = transformers.GPT2Tokenizer(vocab=ids, merges=[])
+    assert tokenizer.unk_token_id == tokenizer.eos_token_id == 256
+    assert ids_of(tokenizer, "a<|endoftext|>b") == [ids["a"], 256, ids["b"]]
+    # Where a model makes it of a word, the word is unknown, whatever else it is for.
+    model = tokenizers.models.WordLevel({"a": 0, "<eos>": 1}, "<eos>")
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    both = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<eos>", unk_token="<eos>"
+    )
+    assert ids_of(both, "a <eos>") == [0, 1]
+    with pytest.raises(tokenizer_lib.UnknownWordError, match="know 'b', in"):
+        ids_of(both, "a <eos> b")
+    # One in Python keeps no offsets, and is believed where the text spells as many.
+    slow = transformers.ByT5Tokenizer(unk_token="</s>", extra_ids=0)
+    assert not slow.is_fast and slow.unk_token_id == slow.eos_token_id
+    assert ids_of(slow, "a</s>b") == [ord("a") + 3, 2, ord("b") + 3]
+
+
 def test_no_texts_no_ids(words):
     assert tokenizer_lib.encode(words, []) == []
 

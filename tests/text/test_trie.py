@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -182,3 +184,26 @@ def test_from_texts_rejects_a_state_without_commands():
         trie.from_texts(WORDS, ["Grasp", "  "])
     with pytest.raises(ValueError, match="unicorn"):
         trie.from_texts(WORDS, ["Grasp", "Go to unicorn"])
+
+
+def test_from_texts_after_a_prompt():
+    """SentencePiece puts a space before every text: one is there already."""
+    ids = {"▁": 0, "h": 1, "i": 2, "▁h": 3, "▁hi": 4, "a": 5, "▁a": 6}
+    merges = [("▁", "h"), ("▁h", "i"), ("▁", "a")]
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(ids, merges))
+    backend.normalizer = tokenizers.normalizers.Sequence(
+        [
+            tokenizers.normalizers.Prepend("▁"),
+            tokenizers.normalizers.Replace(" ", "▁"),
+        ]
+    )
+    pieces = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert tokenizer.encode(pieces, ["a hi"])[0].tolist() == [6, 4]
+    found = trie.from_texts(pieces, ["hi", "", "a"], after="a")
+    np.testing.assert_array_equal(found.ids, [[4], [0], [6]])
+    np.testing.assert_array_equal(found.mask, [True, False, True])
+    # What leads to a command may be nothing, as after "assistant\n".
+    found = trie.from_texts(pieces, ["hi"], after="a", lead="")
+    np.testing.assert_array_equal(found.ids, [[1, 2]])
+    with pytest.raises(ValueError, match="joins the end of 'h' with 'i'"):
+        trie.from_texts(pieces, ["i"], after="h", lead="")
