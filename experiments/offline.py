@@ -37,7 +37,7 @@ OPTIMIZER_LIMITS = {
     "epsilon": POSITIVE,
 }
 LIMITS = {
-    "seed": Limit(0, 2**63 - 1),
+    "seed": Limit(0, 2**32 - 1),
     "num_devices": Limit(0),
     "model.width": AT_LEAST_ONE,
     "model.layers": AT_LEAST_ONE,

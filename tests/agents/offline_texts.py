@@ -1,5 +1,7 @@
 """A tiny decoder and a log of random texts for the agents that learn from logs."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ CONFIG = ModelConfig(
     vocab_size=11, width=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8,
     mlp_width=24, scan_layers=False,
 )  # fmt: skip
+LONGEST = 23  # of texts, or of a prompt with another answer
 
 
 def weights(seed: int = 0):
@@ -23,7 +26,7 @@ def weights(seed: int = 0):
     return jax.tree.map(lambda x: 2 * x, found)
 
 
-def log(count: int = 16, seed: int = 1) -> list[Episode]:
+def log(count: int = 8, seed: int = 1) -> list[Episode]:
     """Texts of 5 to 12 tokens; each third one has an observation between answers."""
     rng = np.random.default_rng(seed)
     found = []
@@ -48,26 +51,23 @@ def log(count: int = 16, seed: int = 1) -> list[Episode]:
     return found
 
 
-def whole_log_probs(params, ids: np.ndarray) -> jax.Array:
-    """log p of every token of the vocabulary after each prefix, [T, V], one text."""
-    size = len(ids)
-    places = jnp.arange(size)[None]
-    mask = jnp.tril(jnp.ones((1, size, size), bool))
-    hidden = Decoder(CONFIG).apply({"params": params}, ids[None], places, mask)
-    found = logits(params, jnp.asarray(hidden), CONFIG)
-    return jax.nn.log_softmax(found)[0]
+def hidden_of(params, episodes: Sequence[Episode]) -> jax.Array:
+    """Hidden states of texts, one to a row and padded, [N, T, D]."""
+    ids = np.stack([np.pad(e.ids, (0, LONGEST - len(e.ids))) for e in episodes])
+    places = jnp.broadcast_to(jnp.arange(LONGEST), ids.shape)
+    mask = jnp.tril(jnp.ones((LONGEST, LONGEST), bool))
+    mask = jnp.broadcast_to(mask, (len(ids), LONGEST, LONGEST))
+    found = Decoder(CONFIG).apply({"params": params}, jnp.asarray(ids), places, mask)
+    return jnp.asarray(found)
 
 
-def hidden_of(params, ids: np.ndarray) -> jax.Array:
-    """Hidden states of one text, [T, D]."""
-    size = len(ids)
-    places = jnp.arange(size)[None]
-    mask = jnp.tril(jnp.ones((1, size, size), bool))
-    found = Decoder(CONFIG).apply({"params": params}, ids[None], places, mask)
-    return jnp.asarray(found)[0]
+def log_probs_of(params, episodes: Sequence[Episode]) -> jax.Array:
+    """log p of every token of the vocabulary after each prefix, [N, T, V]."""
+    found = logits(params, hidden_of(params, episodes), CONFIG)
+    return jax.nn.log_softmax(found)
 
 
-def batch(items, num_devices: int = 1):
+def batch(items: Sequence[packing.Item], num_devices: int = 1):
     """One batch of all items."""
     plan = packing.make_plan(items, len(items), 1, 0, num_devices, tokens=32)
     return packing.pack(plan, list(items))

@@ -13,7 +13,7 @@ from rljax.types import Episode
 from tests.agents import offline_texts as toy
 
 LOG = toy.log(23)
-ITEMS = [(episode,) for episode in LOG]
+ITEMS: list[packing.Item] = [(episode,) for episode in LOG]
 
 
 def unpacked(batch) -> list[Episode]:
