@@ -21,6 +21,7 @@ from rljax.policy.truncate import Truncation
 from rljax.types import Params
 
 Text = Callable[[Sequence[int]], str]
+Tokens = Sequence[int] | np.ndarray
 
 
 class Steps(NamedTuple):
@@ -63,7 +64,7 @@ class Sampler(NamedTuple):
       traces: names of the programs compiled so far.
     """
 
-    start: Callable[[Sequence[Sequence[int]]], State]
+    start: Callable[[Sequence[Tokens]], State]
     sample: Sample
     traces: list[str]
 
@@ -119,7 +120,7 @@ def make(
     opened, run, follow = jax.jit(opened), jax.jit(run), jax.jit(_follow)
     turns = np.int32(sizes.check if stop_strings else columns)
 
-    def start(prompts: Sequence[Sequence[int]]) -> State:
+    def start(prompts: Sequence[Tokens]) -> State:
         ids, length = pad(prompts, sizes.prompt)
         return State(opened(weights, ids, length), np.ones(len(prompts), bool))
 
@@ -154,7 +155,7 @@ def make(
     return Sampler(start, sample, traces)
 
 
-def pad(prompts: Sequence[Sequence[int]], longest: int) -> tuple[np.ndarray, ...]:
+def pad(prompts: Sequence[Tokens], longest: int) -> tuple[np.ndarray, ...]:
     """Texts in rows of one length, the number of rows as of `pad_rows`.
 
     Args:
@@ -180,14 +181,8 @@ def pad(prompts: Sequence[Sequence[int]], longest: int) -> tuple[np.ndarray, ...
 
 
 def pad_rows(count: int) -> int:
-    """Rows that so many are computed in: 8, 12, 16, 24, 32 and so on.
-
-    Few sizes, so that few programs are compiled; no more than half of one is padding.
-    """
-    size = 8
-    while size < count:
-        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
-    return size
+    """Rows that so many are computed in: 8, 16, 32 and so on, for few programs."""
+    return max(8, 1 << (count - 1).bit_length())
 
 
 def _open(prompts, ids, length, columns, longest, config) -> slots_lib.Slots:

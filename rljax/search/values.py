@@ -18,7 +18,7 @@ import numpy as np
 
 from rljax.models import cache as cache_lib
 from rljax.models.config import ModelConfig
-from rljax.search.steps import Sizes, Steps, pad, pad_rows
+from rljax.search.steps import Sizes, Steps, Tokens, pad, pad_rows
 from rljax.types import Params
 
 # (state, which of its rows went on [N], how) -> (state of N rows, V float32 [N]).
@@ -51,7 +51,7 @@ class Critic(NamedTuple):
       traces: names of the programs compiled so far.
     """
 
-    start: Callable[[Sequence[Sequence[int]]], State]
+    start: Callable[[Sequence[Tokens]], State]
     value: Value
     traces: list[str]
 
@@ -127,7 +127,7 @@ def make(
 
     opened, take, follow = jax.jit(opened), jax.jit(take), jax.jit(follow)
 
-    def start(prompts: Sequence[Sequence[int]]) -> State:
+    def start(prompts: Sequence[Tokens]) -> State:
         return opened(weights, *pad(prompts, sizes.prompt))
 
     def value(state: State, rows: np.ndarray, steps: Steps):

@@ -55,6 +55,12 @@ class Tree:
         return after, np.array([exact(x[:n]) for x, n in zip(after, back, strict=True)])
 
 
+def said(found):
+    """Tokens and V of the answer."""
+    assert found.answer is not None
+    return found.answer.ids.tolist(), found.answer.value
+
+
 def keys(count, seed=0):
     return jax.random.split(jax.random.key(seed), count)
 
@@ -68,17 +74,17 @@ def run(tree, count=1, seed=0, **settings):
 
 def test_finds_what_greedy_does_not():
     greedy = run(Tree(temperature=0), beams=1)[0]
-    assert greedy.answer.ids.tolist() == [0, 0, 0, END]
+    assert said(greedy)[0] == [0, 0, 0, END]
     found = run(Tree(), 20, beams=7)
-    right = [one.answer.ids.tolist() == [*RIGHT, END] for one in found]
+    right = [said(one)[0] == [*RIGHT, END] for one in found]
     alone = run(Tree(), 20, beams=1, samples=1)
-    assert sum(one.answer.value for one in alone) < 4  # 0.3 ** 3 each
+    assert sum(said(one)[1] for one in alone) < 4  # 0.3 ** 3 each
     # A step survives with 1 - 0.7 ** 7 = 0.92, or more once several beams hold it.
     assert sum(right) >= 15
     for one, is_right in zip(found, right, strict=True):
-        assert one.answer.value == float(is_right)
-        assert one.answer.path[-1] == one.answer.value
-        assert len(one.answer.path) == 4
+        assert said(one)[1] == float(is_right)
+        assert {len(answer.path) for answer in one.done} == {4}
+        assert all(answer.path[-1] == answer.value for answer in one.done)
         assert one.rounds == 4
 
 
@@ -113,7 +119,7 @@ def test_reading_early_misleads():
     """V before the last token says nothing of the step that is chosen by it."""
     right = {
         offset: sum(
-            one.answer.ids.tolist() == [*RIGHT, END]
+            said(one)[0] == [*RIGHT, END]
             for one in run(Tree(offset=offset), 40, beams=4)
         )
         for offset in (0, 1)
@@ -156,7 +162,7 @@ def test_finished_ones_leave_the_beam_and_are_answers():
     )[0]
     assert [one.value for one in found.done] == [0.3, 0.8, 0.1]
     # In the first round row 1 stays; of the next two its 1, never what finished.
-    assert found.answer.ids.tolist() == [1, END]
+    assert said(found)[0] == [1, END]
     assert [x.ids.tolist() for x in found.done] == [[END], [1, END], [1, 1, END]]
     assert beam.best([]) is None
 

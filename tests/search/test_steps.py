@@ -88,7 +88,7 @@ def plain():
 
 def critic_of(trunk, head, reading=at_end, c=PLAIN):
     def apply(hidden):
-        return Head(()).apply({"params": head}, hidden)
+        return jnp.asarray(Head(()).apply({"params": head}, hidden))
 
     return values_lib.make(trunk, apply, c, SIZES, reading)
 
@@ -240,7 +240,9 @@ def test_strings_end_steps_and_what_was_sampled_since_is_dropped(plain):
     )  # fmt: skip
     greedy = steps_lib.make(params, PLAIN, SIZES, end_ids=(END,), temperature=0.0)
     _, one = greedy.sample(state, goes_on, words(len(goes_on)))
-    _, other = again.sample(again.start(texts), range(len(texts)), words(len(texts)))
+    _, other = again.sample(
+        again.start(texts), np.arange(len(texts)), words(len(texts))
+    )
     assert sum(map(len, one.ids)) > 20
     for a, b in zip(one.ids, other.ids, strict=True):
         assert a.tolist() == b[: len(a)].tolist()
