@@ -17,7 +17,7 @@ from rljax.agents.offline import OfflineAgent, Optimizer
 from rljax.data import episodes, packing
 from rljax.data.logs import LogError
 from rljax.envs.reasoning import arithmetic
-from rljax.models import hf_folder, loading, model_card
+from rljax.models import hf_folder, loading, lora, model_card
 from rljax.models.config import ModelConfig
 from rljax.models.decoder import Decoder
 from rljax.models.lora import LoraConfig
@@ -82,12 +82,14 @@ class Method(NamedTuple):
       compose: see `packing.Plan`.
       agent: (start, updates of the run, axis name) -> the agent.
       name: in words.
+      extras: (start, state at the end) -> what writes more into the exported folder.
     """
 
     items: Callable[[list[Episode], int], list[packing.Item]]
     agent: Callable[[Start, int, str | None], OfflineAgent]
     name: str
     compose: packing.Compose = packing.as_they_are
+    extras: Callable[[Start, agents.State], list[hf_folder.Extra]] = lambda *_: []
 
 
 def single(log: list[Episode], seed: int) -> list[packing.Item]:
@@ -399,8 +401,9 @@ def _conclude(config, path, method, start: Start, agent, result, plan) -> None:
         (part / "README.md").write_text(model_card.text(facts), encoding="utf-8")
 
     hf_folder.save(
-        path / "hf", agent.policy(result.state[0]), start.config, start.tokenizer,
-        eos_ids=start.eos_ids, extras=[card],
+        path / "hf", lora.fold(agent.policy(result.state[0]), start.config),
+        start.config, start.tokenizer, eos_ids=start.eos_ids,
+        extras=[card, *method.extras(start, result.state[0])],
     )  # fmt: skip
     print(f"policy: {path / 'hf'}")
     print(f"report: {report.build(path)}")

@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 from experiments import border, offline
+from experiments import critic as critic_lib
 from experiments.border import POSITIVE, ConfigError, Limit, pick
 from rljax.agents import oreo
 from rljax.losses import oreo as losses
@@ -73,7 +74,14 @@ def main(config: Any, workdir: str) -> None:
             start.texts, value(config, start), settings, level, actor_loss, axis_name
         )
 
-    method = offline.Method(offline.single, make, f"OREO, {config.level} level")
+    def extras(start, state):
+        learnt = state.params["critic"]
+        trunk = value(config, start).trunk(learnt, state.frozen)
+        return [critic_lib.export(start, trunk, learnt["head"])]
+
+    method = offline.Method(
+        offline.single, make, f"OREO, {config.level} level", extras=extras
+    )
     offline.train_on_log(config, workdir, method)
 
 

@@ -43,10 +43,13 @@ class Value(NamedTuple):
     Attributes:
       init: (key, frozen) -> the critic's parameters.
       apply: (critic, frozen, actor's weights, batch) -> V before each action [E, L].
+      trunk: (critic, frozen) -> whole weights of its trunk; None where it is the
+        policy's. The critic's "head", [D], reads their hidden states.
     """
 
     init: Callable[[Key, Params], Params]
     apply: Callable[[Params, Params, Params, Packed], jax.Array]
+    trunk: Callable[[Params, Params], Params | None]
 
 
 def own_trunk(texts: Texts) -> Value:
@@ -64,7 +67,9 @@ def own_trunk(texts: Texts) -> Value:
         weights = texts.join(frozen, critic["trunk"])
         return _linear(texts, weights, critic["head"], batch)
 
-    return Value(init, apply)
+    return Value(
+        init, apply, lambda critic, frozen: texts.join(frozen, critic["trunk"])
+    )
 
 
 def shared_trunk(texts: Texts) -> Value:
@@ -83,7 +88,7 @@ def shared_trunk(texts: Texts) -> Value:
         actor = jax.lax.stop_gradient(actor)
         return _linear(texts, actor, critic["head"], batch)
 
-    return Value(init, apply)
+    return Value(init, apply, lambda critic, frozen: None)
 
 
 def _linear(texts: Texts, weights: Params, head: jax.Array, batch: Packed):

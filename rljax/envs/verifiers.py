@@ -42,8 +42,19 @@ def final_number(answer: str, response: str) -> bool:
         raise ValueError(
             f"the answer {answer[:80]!r} is no number such as 72, -1,234 or 0.5"
         )
+    return number_of(response) == _canonical(answer)
+
+
+def number_of(response: str) -> str | None:
+    """The number after the last "####", written in one way; None without one.
+
+    Two responses give the same answer where this is the same.
+
+    Args:
+      response: any text.
+    """
     _, mark, after = response.rpartition(MARK)
-    return bool(mark) and _canonical(after) == _canonical(answer)
+    return _canonical(after) if mark else None
 
 
 def is_number(text: str) -> bool:

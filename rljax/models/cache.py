@@ -159,6 +159,51 @@ def step(
     return hidden, Cache(tuple(keys), tuple(values))
 
 
+def extend(
+    weights: Weights,
+    cache: Cache,
+    ids: jax.Array,
+    first: jax.Array,
+    config: ModelConfig,
+) -> tuple[jax.Array, Cache]:
+    """Some more tokens of every row, which are all known, in one pass.
+
+    A row may have fewer than C: those after its last are computed too, and what they
+    leave in the cache is overwritten by whoever comes to their positions.
+
+    Args:
+      weights: of `arrange`.
+      cache: holds the positions before; S columns.
+      ids: int32 [B, C].
+      first: int32 [B], position of the first of them; what would be at S or beyond is
+        not written, and its result means nothing.
+      config: the decoder's settings.
+
+    Returns:
+      Hidden states float32 [B, C, D], and the cache with these tokens.
+    """
+    chex.assert_rank([ids, first], [2, 1])
+    rows, columns = jnp.arange(len(ids)), jnp.arange(cache.values[0].shape[2])
+    at = first[:, None] + jnp.arange(ids.shape[1])
+    behind = columns <= at[:, :, None]  # [B, C, S]
+    seen = decoder.views(at, columns[None], behind, config)
+    x = decoder.embed(weights.once, ids, at, config)
+    keys, values = [], []
+    into, whole = rows[:, None], slice(None)
+    for i, layer in enumerate(weights.layers):
+        angles, near = seen[i in config.window_layers]
+        q, k, v = block.queries_keys_values(layer, x, angles, 0, config)
+        keys.append(cache.keys[i].at[into, whole, whole, at].set(k, mode="drop"))
+        values.append(cache.values[i].at[into, whole, at].set(v, mode="drop"))
+        attended = attend(
+            q, keys[-1].transpose(0, 3, 1, 2), values[-1].transpose(0, 2, 1, 3),
+            near, config.query_scale, config.attention_softcap,
+        )  # fmt: skip
+        x = block.finish(layer, x, attended, config)
+    hidden = block.normalize(weights.once, "final_norm", x, config)
+    return hidden, Cache(tuple(keys), tuple(values))
+
+
 def _attend_one(
     q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, c: ModelConfig
 ) -> jax.Array:

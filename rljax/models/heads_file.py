@@ -18,11 +18,14 @@ from rljax.types import Params
 
 WEIGHTS, NOTES = "heads.safetensors", "heads.json"
 READ_Q = ("path", "last_node")
+READ_V = ("prompt", "every_token")
 OUTPUTS = ("value", "logit")
 # What a head is fed, by how its value is read; written down for readers elsewhere.
 FED = {
-    "v": "the hidden state, after the last norm; in a decoder: of the prompt's last "
-    "token, in an encoder-decoder: of the decoder's start token",
+    "prompt": "the hidden state, after the last norm; in a decoder: of the prompt's "
+    "last token, in an encoder-decoder: of the decoder's start token",
+    "every_token": "the hidden state, after the last norm, of any token but one that "
+    "ends an answer: V of the text up to it",
     "path": "the hidden state, after the last norm, of every token of a command; "
     "Q is the sum over the command",
     "last_node": "the hidden state, after the last norm, of a command's last token",
@@ -36,7 +39,8 @@ class Notes(NamedTuple):
     eos_id: int  # ends every command
     read_q: str = "path"  # or last_node: see `policy.score`
     q_output: str = "value"  # or logit: Q is its sigmoid
-    trunk: str = "."  # folder, from this one, of the model that Q reads
+    trunk: str = "."  # folder, from this one, of the model that Q, or V alone, reads
+    read_v: str = "prompt"  # or every_token
 
 
 def save(folder: pathlib.Path, heads: Mapping[str, Params], notes: Notes) -> None:
@@ -72,7 +76,7 @@ def save(folder: pathlib.Path, heads: Mapping[str, Params], notes: Notes) -> Non
             name: {
                 "widths": list(_widths(name, params, notes.width)),
                 "activation": "relu",
-                "fed": FED["v" if name == "v" else notes.read_q],
+                "fed": FED[notes.read_v if name == "v" else notes.read_q],
             }
             for name, params in heads.items()
         },
@@ -101,6 +105,7 @@ def load(folder: pathlib.Path) -> tuple[dict[str, Params], Notes]:
         told = json.loads(path.read_bytes())
         if told["format"] != 1:
             raise ValueError(f"{path} is of format {told['format']}, expected 1")
+        told.setdefault("read_v", "prompt")  # older files do not say
         notes = Notes(**{key: told[key] for key in Notes._fields})
         widths = {
             name: tuple(int(x) for x in head["widths"])
@@ -137,6 +142,7 @@ def load(folder: pathlib.Path) -> tuple[dict[str, Params], Notes]:
 def _check(notes: Notes) -> None:
     for name, value, known in (
         ("read_q", notes.read_q, READ_Q),
+        ("read_v", notes.read_v, READ_V),
         ("q_output", notes.q_output, OUTPUTS),
     ):
         if value not in known:

@@ -187,6 +187,32 @@ def merge(
     return merged
 
 
+def fold(whole: Params, config: ModelConfig) -> Params:
+    """What `attach` put beside weights, added to them; as they are without it.
+
+    A folder of a model has no place for adapters that stand beside its weights.
+
+    Args:
+      whole: base weights, with or without an adapter beside them.
+      config: of the decoder.
+
+    Returns:
+      Parameters with the names, shapes and types of the base.
+    """
+    beside = set(names())
+    folded = {name: weight for name, weight in whole.items() if name not in beside}
+    for target in [name[:-2] for name in whole if name in beside and name[-1] == "a"]:
+        span = spans(config)[target]
+        weight = folded[span.name]
+        wide = jnp.promote_types(weight.dtype, jnp.float32)
+        a, b = (whole[f"{target}.{part}"].astype(wide) for part in "ab")
+        where = (..., slice(span.first, span.first + span.outputs))
+        more = jnp.matmul(a, b, precision="highest")
+        part = (weight[where].astype(wide) + more).astype(weight.dtype)
+        folded[span.name] = weight.at[where].set(part)
+    return folded
+
+
 def names() -> tuple[str, ...]:
     """Names under which `attach` may put something beside the base."""
     return tuple(f"{target}.{part}" for target in TARGETS for part in "ab")

@@ -1,0 +1,30 @@
+"""Answers searched for with the V that an OREO run learnt.
+
+    python -m experiments.search --config=experiments/configs/search.py:arithmetic \
+        --workdir=runs/search --config.model.path=runs/oreo/hf
+
+Scales: `:smoke`, `:arithmetic`, `:gsm8k`.
+"""
+
+from ml_collections import config_dict
+
+from experiments.configs import offline
+
+
+def get_config(scale: str = "arithmetic") -> config_dict.ConfigDict:
+    """Settings of a search; `scale` is what follows the colon of --config."""
+    config = offline.shared(scale)
+    config.eval.split = "test"
+    config.beams = (3, 5, 7)  # B of each search; K is B too
+    config.rounds = 20  # steps of an answer, at most
+    config.delimiters = ("\n",)  # that end a step; MATH has "\n", ". ", ".$ "
+    config.temperature = 1.0  # of all but greedy
+    # Where V of a step is read: at_end, or one_early as in the reference code.
+    config.reading = "at_end"
+    config.rows = 512  # candidates of a round, over all problems: memory
+    config.most_samples = 256  # of a problem, for best of N and majority
+    if scale == "smoke":
+        config.beams = (2, 3)
+        config.rows = 64
+        config.most_samples = 16
+    return config

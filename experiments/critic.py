@@ -1,0 +1,107 @@
+"""The V of an OREO run beside its policy: written by `oreo`, read by `search`.
+
+`hf/` has `heads.json` and `heads.safetensors` with a linear head "v", and `critic/`, a
+Hugging Face folder of the trunk that it reads; no such folder where that is the
+policy's own. V(text) = head . hidden state of the text's last token.
+"""
+
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.border import ConfigError
+from experiments.offline import Start
+from rljax.models import heads_file, hf_folder, loading, lora
+from rljax.models.config import ModelConfig
+from rljax.models.heads import Head
+from rljax.types import Params
+
+FOLDER = "critic"
+
+
+class Critic(NamedTuple):
+    """What V is computed with.
+
+    Attributes:
+      config: of the trunk.
+      params: of the trunk; None where it is the policy's.
+      head: hidden states [..., D] -> V [...], float32.
+    """
+
+    config: ModelConfig
+    params: Params | None
+    head: Callable[[jax.Array], jax.Array]
+
+
+def export(start: Start, trunk: Params | None, head: jax.Array) -> hf_folder.Extra:
+    """What writes V into the folder of a policy.
+
+    Args:
+      start: model and tokenizer of the run.
+      trunk: whole weights, with an adapter beside them or not; None: the policy's.
+      head: [D], no bias.
+    """
+    kernel = np.asarray(head, np.float32)[:, None]
+    params = {"Dense_0": {"kernel": kernel, "bias": np.zeros(1, np.float32)}}
+    notes = heads_file.Notes(
+        width=start.config.width,
+        eos_id=start.eos_ids[0],
+        trunk="." if trunk is None else FOLDER,
+        read_v="every_token",
+    )
+
+    def write(part: pathlib.Path) -> None:
+        heads_file.save(part, {"v": params}, notes)
+        if trunk is not None:
+            hf_folder.save(
+                part / FOLDER, lora.fold(trunk, start.config), start.config,
+                start.tokenizer, eos_ids=start.eos_ids,
+            )  # fmt: skip
+
+    return write
+
+
+def load(where: str, policy: ModelConfig) -> Critic:
+    """Reads what `export` wrote.
+
+    Args:
+      where: folder of the policy.
+      policy: its settings.
+
+    Raises:
+      ConfigError: if there is no V, or none of whole texts, or it does not fit.
+    """
+    folder = pathlib.Path(where).expanduser()
+    wanted = "a folder with V in it, such as hf/ of an oreo workdir"
+    try:
+        heads, notes = heads_file.load(folder)
+    except ValueError as error:
+        raise ConfigError(f"config.model.path: {error}; give {wanted}") from error
+    if "v" not in heads or notes.read_v != "every_token":
+        raise ConfigError(
+            f"config.model.path: {folder} has the heads {sorted(heads)}, and V reads "
+            f"the {notes.read_v.replace('_', ' ')}; give {wanted}"
+        )
+    config, params, v = policy, None, heads["v"]
+    try:
+        if notes.trunk != ".":
+            model = loading.open_model(folder / notes.trunk)
+            config, params = model.config, loading.load_params(model)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"config.model.path: {error}") from error
+    if config.width != notes.width or config.vocab_size != policy.vocab_size:
+        raise ConfigError(
+            f"config.model.path: {folder} has a head for {notes.width} features, a "
+            f"critic of {config.width} with {config.vocab_size:,} tokens and a policy "
+            f"with {policy.vocab_size:,}; they do not belong together"
+        )
+    head = Head(tuple(x["bias"].size for _, x in sorted(v.items())[:-1]))
+
+    def apply(hidden: jax.Array) -> jax.Array:
+        return jnp.asarray(head.apply({"params": v}, hidden))
+
+    return Critic(config, params, apply)
