@@ -85,7 +85,9 @@ def test_outcomes_are_paired_problem_by_problem():
 def test_kinds_that_lost_come_first():
     first = np.array([1, 1, 0, 0, 1, 1], bool)
     second = np.array([0, 0, 1, 1, 1, 1], bool)
-    found = paired.by_kind(["lost", "lost", "won", "won", "same", "same"], first, second)
+    found = paired.by_kind(
+        ["lost", "lost", "won", "won", "same", "same"], first, second
+    )
     assert [one.name for one in found] == ["lost", "same", "won"]
     assert [one.difference for one in found] == [-1.0, 0.0, 1.0]
 
