@@ -210,24 +210,10 @@ def make_evaluation(task: Task, agent: Agent, seed: int, most: int) -> Evaluatio
         )
     }
     play = evaluate.evaluator(task.env, agent.act)
-    chunk = min(CHUNK, most)
 
     def success(params, states, scenes, temperature, pause) -> float:
-        wins = 0.0
-        for start in range(0, scenes, chunk):
-            pause()
-            # A last chunk that is short starts earlier; what it repeats is left out.
-            first = min(start, most - chunk)
-            part = jax.tree.map(lambda x, i=first: x[i : i + chunk], states)
-            outcome = play(params, part, jax.random.key(seed + first), temperature)
-            fresh = np.asarray(outcome.success)[start - first :][: scenes - start]
-            if np.any(np.asarray(outcome.stuck)):
-                where = int(np.argmax(np.asarray(outcome.stuck)))
-                obs = jax.tree.map(lambda x, i=where: x[i], outcome.stuck_obs)
-                text = task.env.describe(jax.device_get(obs))
-                raise ConfigError(f"no command is left in the state\n{text}")
-            wins += float(np.sum(fresh))
-        return wins / scenes
+        won = played(task, play, params, states, scenes, seed, temperature, pause)
+        return float(np.mean(won))
 
     def by_panel(ways, params, scenes, pause=lambda: None) -> dict[str, float]:
         return {
@@ -241,6 +227,51 @@ def make_evaluation(task: Task, agent: Agent, seed: int, most: int) -> Evaluatio
         policy=functools.partial(by_panel, ways),
         random=functools.partial(by_panel, {"sampled": evaluate.RANDOM}),
     )
+
+
+def played(
+    task: Task,
+    play: Callable[..., evaluate.Outcomes],
+    params: PyTree,
+    states: PyTree,
+    scenes: int,
+    seed: int,
+    temperature: float,
+    pause: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """Plays the first scenes of a panel.
+
+    Args:
+      task: whose scenes they are.
+      play: of `evaluate.evaluator`.
+      params: what its agent acts with.
+      states: the panel, leaves [M, ...].
+      scenes: how many are played, at most M.
+      seed: of what is sampled.
+      temperature: see `Agent.act`.
+      pause: called between chunks of scenes; may raise.
+
+    Returns:
+      Which scenes succeeded, bool [scenes].
+
+    Raises:
+      ConfigError: if a state leaves no command.
+    """
+    most = jax.tree.leaves(states)[0].shape[0]
+    chunk, won = min(CHUNK, most), []
+    for start in range(0, scenes, chunk):
+        pause()
+        # A last chunk that is short starts earlier; what it repeats is left out.
+        first = min(start, most - chunk)
+        part = jax.tree.map(lambda x, i=first: x[i : i + chunk], states)
+        outcome = play(params, part, jax.random.key(seed + first), temperature)
+        if np.any(np.asarray(outcome.stuck)):
+            where = int(np.argmax(np.asarray(outcome.stuck)))
+            obs = jax.tree.map(lambda x, i=where: x[i], outcome.stuck_obs)
+            text = task.env.describe(jax.device_get(obs))
+            raise ConfigError(f"no command is left in the state\n{text}")
+        won.append(np.asarray(outcome.success)[start - first :][: scenes - start])
+    return np.concatenate(won)
 
 
 def flat(metrics: dict[str, float]) -> dict[str, float]:
