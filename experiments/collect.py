@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import border, offline, reasoning
+from experiments import border, reasoning, starts
 from experiments.border import AT_LEAST_ONE, Limit
 from rljax.data import episodes, logs
 from rljax.data.record import Record
@@ -29,7 +29,7 @@ def main(config: Any, workdir: str) -> None:
     border.require(
         bool(config.model.path), "model.path", config.model.path, "a model that answers"
     )
-    task, start = reasoning.make_task(config), offline.choose_start(config)
+    task, start = reasoning.make_task(config), starts.choose_start(config)
     asked = border.pick(task._asdict(), config.split, "split")
     asked = asked[: config.problems or None]
     answerer = reasoning.make_answerer(
@@ -79,7 +79,7 @@ def main(config: Any, workdir: str) -> None:
     print(f"log: {joined}")
 
 
-def _records(config, start: offline.Start, answerer, some, found) -> list[Record]:
+def _records(config, start: starts.Start, answerer, some, found) -> list[Record]:
     records = []
     for n, ids in enumerate(found.ids):
         problem = some[n // config.samples]

@@ -8,7 +8,7 @@
 import dataclasses
 from typing import Any
 
-from experiments import border, offline
+from experiments import border, offline, starts
 from experiments import critic as critic_lib
 from experiments.border import POSITIVE, ConfigError, Limit, pick
 from rljax.agents import oreo
@@ -28,15 +28,15 @@ ACTOR_LOSSES = {
 }
 
 
-def _own_trunk(config: Any, start: offline.Start) -> oreo.Value:
+def _own_trunk(config: Any, start: starts.Start) -> oreo.Value:
     return oreo.own_trunk(start.texts)
 
 
-def _shared_trunk(config: Any, start: offline.Start) -> oreo.Value:
+def _shared_trunk(config: Any, start: starts.Start) -> oreo.Value:
     return oreo.shared_trunk(start.texts)
 
 
-def _adapter(config: Any, start: offline.Start) -> oreo.Value:
+def _adapter(config: Any, start: starts.Start) -> oreo.Value:
     """A LoRA critic beside the reference, whatever the policy is."""
     try:
         how = LoraConfig(config.critic.lora_rank, config.critic.lora_alpha)

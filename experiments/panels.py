@@ -8,8 +8,7 @@ import jax
 import numpy as np
 from ml_collections import config_dict
 
-from experiments import border, offline, playground, ppo_glam, reasoning, sac_glam
-from experiments.configs.offline import shared
+from experiments import border, playground, ppo_glam, reasoning, sac_glam, starts
 from rljax.agents import ppo_glam as ppo_agent
 from rljax.agents import sac_glam as sac_agent
 from rljax.agents.base import Agent, with_frozen
@@ -167,7 +166,7 @@ def _answered(home, policy: Policy, asked, verify, how: How) -> Outcomes:
                 f"{policy.path} has no hf/: a run writes its policy there at its end"
             )
     config.lora.rank = 0  # a folder holds the whole policy
-    start = offline.choose_start(config)
+    start = starts.choose_start(config)
     answerer = reasoning.make_answerer(
         start.config, start.tokenizer, verify, _config(home).eval, start.eos_ids
     )
@@ -268,7 +267,5 @@ def _agent(config: Any, task: playground.Task) -> Agent:
 
 
 def _config(values: dict[str, Any]) -> config_dict.ConfigDict:
-    """Settings of a run; the record of one that learnt from a log has a digest there."""
-    if isinstance(values.get("log"), str):
-        values = {**values, "log": shared("smoke").log.to_dict()}
+    """Settings of a run, as its record has them."""
     return config_dict.ConfigDict(values)

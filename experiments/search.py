@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import border, critic, offline, reasoning
+from experiments import border, critic, reasoning, starts
 from experiments import search_methods as methods
 from experiments.border import AT_LEAST_ONE, Limit
 from experiments.search_methods import Outcome, Setting
@@ -104,7 +104,7 @@ def _setting(config: Any) -> Setting:
         f"at least {max(config.beams) ** 2}, the candidates of one problem",
     )  # fmt: skip
     reading = border.pick(READINGS, config.reading, "reading")
-    task, start = reasoning.make_task(config), offline.choose_start(config)
+    task, start = reasoning.make_task(config), starts.choose_start(config)
     asked = border.pick(task._asdict(), config.eval.split, "eval.split")
     asked = asked[: config.eval.problems or None]
     border.require(bool(asked), "eval.split", config.eval.split, "a part with problems")

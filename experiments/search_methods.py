@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import critic, offline, reasoning
+from experiments import critic, reasoning, starts
 from experiments.border import ConfigError
 from rljax.data import episodes
 from rljax.envs import latex, verifiers
@@ -24,7 +24,7 @@ class Setting(NamedTuple):
 
     config: Any
     task: reasoning.Task
-    start: offline.Start
+    start: starts.Start
     asked: list[Problem]
     params: Any  # of the policy
     critic: critic.Critic

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import border, offline, reasoning
+from experiments import border, offline, reasoning, starts
 from rljax.agents import imitation
 from rljax.data import episodes
 from rljax.data.record import Record
@@ -32,7 +32,7 @@ def main(config: Any, workdir: str) -> None:
         )
 
     def log_of(
-        start: offline.Start, task: reasoning.Task, folder: pathlib.Path
+        start: starts.Start, task: reasoning.Task, folder: pathlib.Path
     ) -> list[Episode]:
         if config.data.path:
             return offline.read_log(config, start, folder)
@@ -42,7 +42,7 @@ def main(config: Any, workdir: str) -> None:
     offline.train(config, workdir, method, log_of)
 
 
-def solutions(start: offline.Start, task: reasoning.Task) -> list[Episode]:
+def solutions(start: starts.Start, task: reasoning.Task) -> list[Episode]:
     """The task's written solutions as episodes.
 
     Raises:

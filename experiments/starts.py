@@ -1,0 +1,143 @@
+"""The model that a run on texts begins from: out of files, or of random weights."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments import border, reasoning
+from experiments.border import AT_LEAST_ONE, ConfigError, Limit
+from rljax.envs.reasoning import arithmetic
+from rljax.models import loading
+from rljax.models.config import ModelConfig
+from rljax.models.decoder import Decoder
+from rljax.models.lora import LoraConfig
+from rljax.policy import texts as texts_lib
+from rljax.policy.texts import Texts
+from rljax.text import tokenizer as tokenizers
+from rljax.types import Params
+
+LIMITS = {
+    "seed": Limit(0, 2**32 - 1),
+    "num_devices": Limit(0),
+    "model.width": AT_LEAST_ONE,
+    "model.layers": AT_LEAST_ONE,
+    "model.heads": AT_LEAST_ONE,
+    "model.mlp_width": AT_LEAST_ONE,
+    "lora.rank": Limit(0),
+    "data.row_tokens": Limit(0),
+    "data.batch_size": AT_LEAST_ONE,
+    "data.epochs": AT_LEAST_ONE,
+    "log.checkpoint_every_updates": AT_LEAST_ONE,
+    "log.keep_checkpoints": AT_LEAST_ONE,
+}
+
+
+class Start(NamedTuple):
+    """Where a run begins.
+
+    Attributes:
+      config: the decoder's.
+      tokenizer: its tokenizer.
+      eos_ids: tokens that end an answer.
+      texts: the policy.
+      adapter: what learns beside frozen weights, None where all weights do.
+      weights: () -> the weights to start from, the same bits at each call.
+      origin: in words.
+    """
+
+    config: ModelConfig
+    tokenizer: Any
+    eos_ids: tuple[int, ...]
+    texts: Texts
+    adapter: LoraConfig | None
+    weights: Callable[[], Params]
+    origin: str
+
+
+def choose_start(config: Any, task: reasoning.Task | None = None) -> Start:
+    """The model that a config names, or one of random weights.
+
+    Raises:
+      ConfigError: for an impossible setting or a model that cannot be read.
+    """
+    border.limits(config, LIMITS)
+    if config.model.path:
+        return _from_files(config)
+    border.require(
+        not config.lora.rank, "lora.rank", config.lora.rank,
+        "0 without model.path: adapters learn beside weights that know something",
+    )  # fmt: skip
+    border.require(
+        config.task.name == "arithmetic", "model.path", config.model.path,
+        "a model, but for arithmetic, whose characters are all that a new one can read",
+    )  # fmt: skip
+    tokens = tokenizers.character_level(arithmetic.alphabet())
+    model = config.model
+    border.require(
+        model.width % (2 * model.heads) == 0, "model.width", model.width,
+        f"a multiple of twice model.heads, {2 * model.heads}",
+    )  # fmt: skip
+    size = ModelConfig(
+        vocab_size=len(tokens),
+        width=model.width,
+        num_layers=model.layers,
+        num_heads=model.heads,
+        num_kv_heads=model.heads,
+        head_dim=model.width // model.heads,
+        mlp_width=model.mlp_width,
+    )
+    size = _with_types(config, size)
+
+    def drawn():
+        one = jax.numpy.zeros((1, 1), jax.numpy.int32)
+        init = jax.jit(Decoder(size).init)
+        return init(jax.random.key(config.seed), one, one, one[None] == 0)["params"]
+
+    texts = texts_lib.make(size)
+    end = (tokens.eos_token_id,)
+    return Start(size, tokens, end, texts, None, drawn, "random weights")
+
+
+def _from_files(config: Any) -> Start:
+    try:
+        model = loading.open_model(config.model.path)
+        tokens = model.tokenizer()
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"config.model.path: {error}") from error
+    border.require(
+        isinstance(model.config, ModelConfig), "model.path", config.model.path,
+        "a decoder: an encoder-decoder reads no packed texts",
+    )  # fmt: skip
+    size = _with_types(config, dataclasses.replace(model.config, scan_layers=True))
+    adapter = None
+    if config.lora.rank:
+        try:
+            adapter = LoraConfig(
+                config.lora.rank, config.lora.alpha, tuple(config.lora.targets)
+            )
+        except ValueError as error:
+            raise ConfigError(f"config.lora: {error}") from error
+    return Start(
+        size,
+        tokens,
+        model.eos_ids or (tokens.eos_token_id,),
+        texts_lib.make(size, adapter),
+        adapter,
+        lambda: loading.load_params(model, dtype=size.param_dtype),
+        model.origin,
+    )
+
+
+def _with_types(config: Any, size: ModelConfig) -> ModelConfig:
+    changes: dict[str, Any] = {"remat": config.model.remat}
+    for key in ("dtype", "param_dtype"):
+        name = config.model[key]
+        border.require(
+            name in ("", "float32", "bfloat16"), f"model.{key}", name,
+            "float32, bfloat16 or empty",
+        )  # fmt: skip
+        if name:
+            changes[key] = name
+    return dataclasses.replace(size, **changes)
