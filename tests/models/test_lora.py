@@ -57,7 +57,11 @@ def test_adapter_computes_what_the_changed_matrices_do(name, settings):
     adapter = random_adapter(c, settings)
     whole = merged_in_numpy(c, base, adapter, settings.alpha / settings.rank)
     expected = apply(c, whole, *inputs, FIRST)
-    found = apply(c, lora.attach(base, adapter, settings), *inputs, FIRST)
+    attached = lora.attach(base, adapter, settings)
+    folded = lora.fold(attached, c)
+    chex.assert_trees_all_close(folded, whole, atol=1e-5)
+    assert lora.fold(base, c) == base
+    found = apply(c, attached, *inputs, FIRST)
     plain = apply(c, base, *inputs, FIRST)
     assert np.abs(expected - plain).max() > 0.1  # the adapter does something
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -1,0 +1,220 @@
+"""V that a run writes is V that a search reads; a search goes on where it stopped."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import critic, offline, search, search_methods
+from experiments import oreo as oreo_main
+from experiments.border import ConfigError
+from experiments.configs import oreo as oreo_config
+from experiments.configs import search as search_config
+from rljax.agents import oreo
+from rljax.data import packing
+from rljax.envs import verifiers
+from rljax.models import hf_folder, loading
+from rljax.models.config import ModelConfig
+from rljax.models.decoder import Decoder
+from rljax.models.lora import LoraConfig
+from rljax.policy import texts
+from rljax.search import values
+from rljax.search.steps import Sizes, Steps
+from rljax.text import tokenizer as tokenizers
+from rljax.types import Episode
+
+CHARACTERS = "\n #*+-0123456789=?"
+
+
+@pytest.fixture(scope="module")
+def start():
+    """A small model, as a run begins with it."""
+    tokens = tokenizers.character_level(CHARACTERS)
+    size = ModelConfig(len(tokens), 16, 2, 2, 2, 8, 24)
+    one = jnp.zeros((1, 1), jnp.int32)
+    params = Decoder(size).init(jax.random.key(0), one, one, one[None] == 0)["params"]
+    policy, end = texts.make(size), (tokens.eos_token_id,)
+    return offline.Start(size, tokens, end, policy, None, lambda: params, "random")
+
+
+def episodes(start):
+    """Prompts and answers that end, of several lengths."""
+    rng, found = np.random.default_rng(0), []
+    for line, (prompt, said) in enumerate([(3, 2), (5, 17), (4, 30)], 1):
+        ids = rng.integers(3, len(start.tokenizer), prompt + said).astype(np.int32)
+        ids[-1] = start.eos_ids[0]
+        action = np.arange(prompt + said) >= prompt
+        step = np.where(action, 0, -1).astype(np.int32)
+        found.append(Episode(ids, action, step, 1.0, "", "", line))
+    return found
+
+
+def shaken(tree, seed):
+    leaves, shape = jax.tree.flatten(tree)
+    rng = np.random.default_rng(seed)
+    moved = [x + 0.3 * rng.standard_normal(x.shape).astype(x.dtype) for x in leaves]
+    return jax.tree.unflatten(shape, [jnp.asarray(x) for x in moved])
+
+
+@pytest.mark.parametrize("kind", ["own_trunk", "shared_trunk", "adapter"])
+def test_exported_v_is_what_the_agent_reads(start, kind, tmp_path):
+    made = {
+        "own_trunk": lambda: oreo.own_trunk(start.texts),
+        "shared_trunk": lambda: oreo.shared_trunk(start.texts),
+        "adapter": lambda: oreo.own_trunk(texts.make(start.config, LoraConfig(2, 4.0))),
+    }[kind]()
+    agent = oreo.make(start.texts, made, oreo.Config())
+    state = agent.init(jax.random.key(0), start.weights())
+    state.params["critic"] = shaken(state.params["critic"], 1)
+    state.params["actor"] = shaken(state.params["actor"], 2)
+    log = episodes(start)
+    plan = packing.make_plan([(one,) for one in log], 3, 1, 0, tokens=64)
+    reading = jax.jit(agent.read)(state, packing.pack(plan, [(one,) for one in log]))
+    expected = np.asarray(reading.value)
+
+    trunk = made.trunk(state.params["critic"], start.weights())
+    extra = critic.export(start, trunk, state.params["critic"]["head"])
+    policy = agent.policy(state)
+    hf_folder.save(
+        tmp_path / "hf", policy, start.config, start.tokenizer, extras=[extra]
+    )
+    assert (tmp_path / "hf" / "critic").is_dir() == (kind != "shared_trunk")
+    found = critic.load(str(tmp_path / "hf"), start.config)
+    assert (found.params is None) == (kind == "shared_trunk")
+    params = policy if found.params is None else found.params
+    judge = values.make(params, found.head, found.config, Sizes(prompt=8, longest=32))
+    at = judge.start([one.ids[~one.action] for one in log])
+    none = np.zeros(3, bool)
+    steps = Steps([x.ids[x.action] for x in log], ~none, none, none, none.astype(int))
+    at, v = judge.value(at, np.arange(3), steps)
+    for row, one in enumerate(log):
+        said = int(one.action.sum())
+        first = len(one.ids) - said - 1
+        traced = np.asarray(at.values)[row, first : first + said]
+        np.testing.assert_allclose(traced, expected[row, :said], atol=2e-5)
+        # Of a finished answer V before its end token is read.
+        assert v[row] == pytest.approx(expected[row, said - 1], abs=2e-5)
+    assert np.ptp(v) > 1e-3
+
+
+def test_a_folder_without_v_is_refused(start, tmp_path):
+    hf_folder.save(tmp_path / "hf", start.weights(), start.config, start.tokenizer)
+    with pytest.raises(ConfigError, match="no heads"):
+        critic.load(str(tmp_path / "hf"), start.config)
+
+
+@pytest.fixture(scope="module")
+def run(start, tmp_path_factory):
+    """An OREO run of a step or two, whose folder is searched with."""
+    place = tmp_path_factory.mktemp("run")
+    hf_folder.save(place / "base", start.weights(), start.config, start.tokenizer)
+    rows = [
+        {"prompt": f"1+{n}=?\n", "response": f"#### {n + 1}", "reward": n % 2}
+        for n in range(8)
+    ]
+    (place / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    config = oreo_config.get_config("smoke")
+    config.model.path = str(place / "base")
+    config.data.path = str(place / "log.jsonl")
+    config.data.row_tokens = 64
+    config.task.train_size = 1
+    config.eval.problems = 1
+    config.eval.max_tokens = 8
+    config.lora.rank = 2
+    oreo_main.main(config, str(place / "oreo"))
+    return place / "oreo"
+
+
+def searched(run, **more):
+    config = search_config.get_config("smoke")
+    config.model.path = str(run / "hf")
+    config.eval.max_tokens = 12
+    config.eval.problems = 3
+    config.task.train_size = 1
+    config.beams = (2,)
+    config.most_samples = 4
+    config.update(more)
+    return config
+
+
+def test_searches_and_goes_on(run, tmp_path, capsys, monkeypatch):
+    assert json.loads((run / "hf" / "heads.json").read_text())["trunk"] == "critic"
+    # Its policy learnt an adapter, which went into the weights that were written.
+    before, after = (
+        loading.load_params(loading.open_model(folder))
+        for folder in (run.parent / "base", run / "hf")
+    )
+    assert np.abs(np.asarray(after["qkv"]) - np.asarray(before["qkv"])).max() > 0
+    np.testing.assert_array_equal(after["embedding"], before["embedding"])
+    search.main(searched(run), str(tmp_path))
+    printed = capsys.readouterr().out
+    held = json.loads((tmp_path / "search.json").read_text())
+    rows = held["methods"]
+    assert len(rows) == 2 + 4
+    assert all(len(row["right"]) == 3 for row in rows.values())
+    for name, row in rows.items():
+        judged = name.startswith(("best", "beam"))
+        assert (row["critic_tokens"] > 0) == judged
+        assert row["policy_tokens"] > row["generated"] > 0
+        assert name in printed
+    # The prompt is read once, whatever is sampled after it.
+    beam, best = rows["beam 2"], rows["best of N, tokens of beam 2"]
+    prompt = rows["greedy"]["policy_tokens"] - rows["greedy"]["generated"]
+    for row in (beam, best):
+        assert row["critic_tokens"] == row["policy_tokens"]
+        assert row["policy_tokens"] == pytest.approx(row["generated"] + prompt)
+    # Half of it is lost; what comes again is the same, what is there is not redone.
+    held["methods"] = {name: rows[name] for name in list(rows)[:3]}
+    (tmp_path / "search.json").write_text(json.dumps(held))
+
+    def refuse(*_):
+        raise AssertionError("it is there already")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(search_methods, "greedy", refuse)
+        patch.setattr(search_methods, "beam", refuse)
+        search.main(searched(run), str(tmp_path))
+    again = json.loads((tmp_path / "search.json").read_text())["methods"]
+    for row in (*rows.values(), *again.values()):
+        del row["seconds"]
+    assert again == rows
+    with pytest.raises(ConfigError, match="another config"):
+        search.main(searched(run, rounds=3), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rows": 3}, "config.rows"),
+        ({"beams": (0,)}, "config.beams"),
+        ({"delimiters": ("",)}, "config.delimiters"),
+        ({"reading": "late"}, "reading"),
+    ],
+)
+def test_settings_that_cannot_be(run, tmp_path, change, words):
+    with pytest.raises(ConfigError, match=words):
+        search.main(searched(run, **change), str(tmp_path))
+
+
+def test_interval():
+    """Wilson's, as in Newcombe (1998), table I: 81 of 263 gives 0.2553 to 0.3662."""
+    low, high = search.interval(81, 263)
+    assert low == pytest.approx(0.2553, abs=1e-4)
+    assert high == pytest.approx(0.3662, abs=1e-4)
+    assert search.interval(0, 9)[0] == 0
+
+
+def test_delimiters(start):
+    ids, strings = search_methods.delimiters(
+        start.tokenizer, ("\n", "##"), start.eos_ids
+    )
+    assert start.tokenizer.decode(ids) == "\n"
+    assert strings == ["##"]
+
+
+def test_final_numbers_are_compared_as_the_verifier_does():
+    assert verifiers.number_of("a\n#### 1,234.0 x") == verifiers.number_of("#### $1234")
+    assert verifiers.number_of("12") is None
+    assert verifiers.number_of("#### none") is None
