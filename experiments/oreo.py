@@ -49,6 +49,11 @@ VALUES = {"own_trunk": _own_trunk, "shared_trunk": _shared_trunk, "adapter": _ad
 
 def main(config: Any, workdir: str) -> None:
     """Runs what the config says."""
+    offline.train_on_log(config, workdir, method_of(config))
+
+
+def method_of(config: Any) -> offline.Method:
+    """The method with the settings of a config."""
     limits = {
         "beta": POSITIVE,
         "kl_weight": Limit(0),
@@ -73,8 +78,7 @@ def main(config: Any, workdir: str) -> None:
             start.texts, value(config, start), settings, level, actor_loss, axis_name
         )
 
-    method = offline.Method(offline.single, make, f"OREO, {config.level} level")
-    offline.train_on_log(config, workdir, method)
+    return offline.Method(offline.single, make, f"OREO, {config.level} level")
 
 
 if __name__ == "__main__":

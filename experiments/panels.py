@@ -268,7 +268,7 @@ def _agent(config: Any, task: playground.Task) -> Agent:
 
 
 def _config(values: dict[str, Any]) -> config_dict.ConfigDict:
-    """Settings of a run; the record of one that learnt from a log has a digest there."""
+    """Settings of a run; learning from a log leaves a digest in place of `log`."""
     if isinstance(values.get("log"), str):
         values = {**values, "log": shared("smoke").log.to_dict()}
     return config_dict.ConfigDict(values)
