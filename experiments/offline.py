@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import border, reasoning, run
+from experiments import border, drift, reasoning, run
 from experiments.border import AT_LEAST_ONE, POSITIVE, SHARE, ConfigError, Limit
 from rljax.agents import offline as agents
 from rljax.agents.base import NONFINITE_LIMIT
@@ -25,6 +25,7 @@ from rljax.policy import texts as texts_lib
 from rljax.policy.texts import Texts
 from rljax.text import tokenizer as tokenizers
 from rljax.training import checkpoint, files, loop, metrics, report, workdir
+from rljax.training import drift as drift_lib
 from rljax.types import Episode, Params, PyTree
 
 OPTIMIZER_LIMITS = {
@@ -271,6 +272,7 @@ def train(
     )
     asked = border.pick(task._asdict(), config.eval.split, "eval.split")
     asked = asked[: config.eval.problems or None]
+    look = drift.make(config, start.texts, agent, log, start.config.vocab_size)
     update = parallel.compile(lambda state, batch: _as_program(agent, state, batch))
 
     def iterate(state: PyTree) -> tuple[PyTree, dict]:
@@ -290,7 +292,8 @@ def train(
     def evaluate(state: PyTree, final: bool, pause: loop.Pause) -> dict:
         del final
         share = reasoning.accuracy(answerer, agent.policy(state[0]), asked, pause)
-        return {f"eval/{config.eval.split}/{config.task.name}": share}
+        found = {f"eval/{config.eval.split}/{config.task.name}": share}
+        return found | look(state[0])
 
     def restore(read: loop.Read, meta: dict) -> PyTree:
         del meta
@@ -366,6 +369,8 @@ def _conclude(config, path, method, start: Start, agent, result, plan) -> None:
     )
     position = result.position
     print(metrics.final_table({}, before, after))
+    alarms = drift_lib.alarms(result.after, drift.limits_of(config))
+    print("\n".join(f"alarm: {alarm}" for alarm in alarms) or "no alarm of drift")
     files.write_json(
         path / "summary.json",
         {
@@ -375,6 +380,7 @@ def _conclude(config, path, method, start: Start, agent, result, plan) -> None:
             "tokens": position.axis,
             "updates": position.updates,
             "items": len(plan.items),
+            "alarms": alarms,
         },
     )
     record = files.read_json(path / "config.json")

@@ -73,6 +73,17 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.eval.prompt_tokens = 32  # bucket of the longest prompt
     config.eval.max_tokens = 96
 
+    # What is looked at in the log at every evaluation, and what raises an alarm at the
+    # end; nats are those of a token. See rljax/training/drift.py.
+    config.drift = config_dict.ConfigDict()
+    config.drift.sample = 256  # episodes; 0: none
+    config.drift.batch = 16  # read at a time
+    config.drift.kl = 0.5  # nats from the reference
+    config.drift.group_kl = 1.0  # the same on one source, length or task
+    config.drift.length = 0.25  # nats by which long answers gain over short, or lose
+    config.drift.right = -0.25  # log-ratio of right answers: below, they are unlearnt
+    config.drift.unseen = 0.02  # probability on tokens that the data never show
+
     config.log = config_dict.ConfigDict()
     config.log.checkpoint_every_updates = 500
     config.log.keep_checkpoints = 2
@@ -87,6 +98,7 @@ def shared(scale: str) -> config_dict.ConfigDict:
         config.task.test_size = 8
         config.data.batch_size = 16
         config.eval.batch = 8
+        config.drift.sample = 32
     if scale == "gsm8k" or scale in PAPER:
         config.task.name = "gsm8k"
         config.task.train_size = 0
