@@ -73,16 +73,7 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.eval.prompt_tokens = 32  # bucket of the longest prompt
     config.eval.max_tokens = 96
 
-    # What is looked at in the log at every evaluation, and what raises an alarm at the
-    # end; nats are those of a token. See rljax/training/drift.py.
-    config.drift = config_dict.ConfigDict()
-    config.drift.sample = 256  # episodes; 0: none
-    config.drift.batch = 16  # read at a time
-    config.drift.kl = 0.5  # nats from the reference
-    config.drift.group_kl = 1.0  # the same on one source, length or task
-    config.drift.length = 0.25  # nats by which long answers gain over short, or lose
-    config.drift.right = -0.25  # log-ratio of right answers: below, they are unlearnt
-    config.drift.unseen = 0.02  # probability on tokens that the data never show
+    config.drift = drift()
 
     config.log = config_dict.ConfigDict()
     config.log.checkpoint_every_updates = 500
@@ -108,6 +99,22 @@ def shared(scale: str) -> config_dict.ConfigDict:
         config.eval.max_tokens = 512
         config.model.dtype = "bfloat16"
         config.model.remat = True
+    return config
+
+
+def drift() -> config_dict.ConfigDict:
+    """What is looked at in the log at every evaluation, and what raises an alarm.
+
+    Nats are those of a token; see `rljax.training.drift`.
+    """
+    config = config_dict.ConfigDict()
+    config.sample = 256  # episodes; 0: none
+    config.batch = 16  # read at a time
+    config.kl = 0.5  # nats from the reference
+    config.group_kl = 1.0  # the same on one source, length or task
+    config.length = 0.25  # nats by which long answers gain over short, or lose
+    config.right = -0.25  # log-ratio of right answers: below, they are unlearnt
+    config.unseen = 0.02  # probability on tokens that the data never show
     return config
 
 

@@ -33,11 +33,12 @@ b.up, td.up { color: rgb(var(--up)); } b.down, td.down { color: rgb(var(--down))
 .prompt { padding: 8px 12px; border-left: 3px solid var(--rule); margin-bottom: 10px; }
 .pair { display: grid; gap: 14px; align-items: start; }
 .pair.n2 { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); }
-.side { display: grid; gap: 10px; }
+.side { display: grid; gap: 10px; grid-template-columns: minmax(0, 1fr); }
 .answer { background: var(--card); border: 1px solid var(--rule); border-radius: 10px;
   padding: 8px 14px 12px; border-top: 3px solid var(--bad); }
 .answer.of-won { border-top-color: var(--good); }
-.answer header { display: flex; gap: 10px; align-items: center; min-height: 40px; }
+.answer header { display: flex; flex-wrap: wrap; gap: 0 10px; align-items: center;
+  min-height: 40px; }
 .ends { margin-left: auto; font-size: 12px; white-space: nowrap; }
 .vline { width: 150px; height: 34px; flex: none; color: var(--c7); }
 .vline polyline { fill: none; stroke: currentColor; stroke-width: 1.5; }
@@ -57,7 +58,7 @@ b.up, td.up { color: rgb(var(--up)); } b.down, td.down { color: rgb(var(--down))
 #tip b { font-family: ui-monospace, Menlo, "DejaVu Sans Mono", monospace; }
 #tip tr.on { font-weight: 600; }
 @media (max-width: 760px) { .pair.n2 { grid-template-columns: minmax(0, 1fr); }
-  #bar { position: static; } .ends { white-space: normal; } }
+  #bar { position: static; }  }
 """
 
 SCRIPT = """

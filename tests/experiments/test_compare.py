@@ -149,7 +149,7 @@ def test_runs_that_play_are_compared_scene_by_scene(players):
     sac, ppo = (panels.open_policy(players[name]) for name in ("sac", "ppo"))
     # The run's own panels of test goals have the seeds after those of training goals.
     task = playground.make_task(sac_config.get_config("smoke"))
-    seed = sac.config["eval"]["seed"] + len(playground.kinds_of(task))
+    seed = dict(sac.config or {})["eval"]["seed"] + len(playground.kinds_of(task))
     one, other = panels.both(sac, ppo, panels.How("test", 0, 1.0, seed))
     assert one.names == other.names
     for name, found in (("sac", one), ("ppo", other)):

@@ -20,7 +20,9 @@ def test_is_the_sum_of_a_softmax(cap, chunk):
         logits = cap * np.tanh(logits / cap)
     odds = np.exp(logits - logits.max(-1, keepdims=True))
     expected = odds[..., chosen].sum(-1) / odds.sum(-1)
-    found = jax.jit(lambda h: token_mass(h, matrix, jnp.array(chosen), cap, chunk))
+    found = jax.jit(
+        lambda h: token_mass(h, jnp.array(matrix), jnp.array(chosen), cap, chunk)
+    )
     np.testing.assert_allclose(found(hidden), expected, rtol=2e-5)
 
 

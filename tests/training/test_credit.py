@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,12 +25,13 @@ def episode(prompt, said, reward=1.0, step=None, line=1, task="t", between=()):
     return Episode(np.array(ids, np.int32), action, numbers, reward, task, "s", line)
 
 
-def reading(value, log_prob=None, filling=0):
+def reading(value, log_prob: Any = None, filling=0) -> Any:
     value = np.array([*value, *[9.0] * filling], np.float32)
     low = np.full(len(value), -1.0, np.float32) if log_prob is None else log_prob
     low = np.array([*low, *[0.0] * (len(value) - len(low))], np.float32)
     half = np.float32(-0.5)
-    return Reading(low, low * half, low * half, low * 0 - 1, value)
+    columns: list[Any] = [low, low * half, low * half, low * 0 - 1, value]
+    return Reading(*columns)
 
 
 def make(said="a=1\nb", value=(0.5, 0.6, 0.4, 0.4, 0.9), reward=1.0, **more):

@@ -1,5 +1,7 @@
 """Drift by hand: groups, means, and what raises an alarm."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -20,7 +22,8 @@ def reading(log_ratio, kl, filling=2):
 
     low = wide([-2.0 + x for x in log_ratio])
     reference = wide([-2.0] * len(log_ratio))
-    return Reading(low, low, wide(kl), reference, None)
+    columns: list[Any] = [low, low, wide(kl), reference, None]
+    return Reading(*columns)
 
 
 LOG = [
