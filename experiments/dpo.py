@@ -16,6 +16,11 @@ from rljax.data import pairs
 
 def main(config: Any, workdir: str) -> None:
     """Runs what the config says."""
+    offline.train_on_log(config, workdir, method_of(config))
+
+
+def method_of(config: Any) -> offline.Method:
+    """The method with the settings of a config."""
     border.limits(config, {"beta": POSITIVE, "pairs_per_task": AT_LEAST_ONE})
     optimizer = offline.optimizer_of(config.optimizer)
 
@@ -28,7 +33,7 @@ def main(config: Any, workdir: str) -> None:
         )
 
     items = functools.partial(pairs.better_and_worse, most=config.pairs_per_task)
-    offline.train_on_log(config, workdir, offline.Method(items, make, "DPO"))
+    return offline.Method(items, make, "DPO")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,11 @@ from rljax.data import pairs
 
 def main(config: Any, workdir: str) -> None:
     """Runs what the config says."""
+    offline.train_on_log(config, workdir, method_of(config))
+
+
+def method_of(config: Any) -> offline.Method:
+    """The method with the settings of a config."""
     limits = {"beta": POSITIVE, "good_weight": Limit(0), "bad_weight": Limit(0)}
     border.limits(config, limits)
     optimizer = offline.optimizer_of(config.optimizer)
@@ -28,8 +33,7 @@ def main(config: Any, workdir: str) -> None:
             axis_name,
         )
 
-    method = offline.Method(offline.single, make, "KTO", pairs.with_mismatched)
-    offline.train_on_log(config, workdir, method)
+    return offline.Method(offline.single, make, "KTO", pairs.with_mismatched)
 
 
 if __name__ == "__main__":

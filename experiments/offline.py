@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import border, offline_end, reasoning, run, starts
+from experiments import border, drift, offline_end, reasoning, run, starts
 from experiments.border import POSITIVE, SHARE, ConfigError, Limit
 from experiments.starts import Start
 from rljax.agents import offline as agents
@@ -154,7 +154,7 @@ def train(
     program = loop.Program(
         init=init,
         iterate=_iterate(parallel, agent, plan),
-        evaluate=_evaluate(config, task, start, agent),
+        evaluate=_evaluate(config, task, start, agent, log),
         evaluate_random=lambda state, pause: {},
         restore=restore,
         kept=lambda state: (dataclasses.replace(state[0], frozen=None), state[1]),
@@ -194,18 +194,20 @@ def _iterate(
     return iterate
 
 
-def _evaluate(config, task, start, agent) -> Callable[..., dict]:
-    """Greedy answers to the problems of a split."""
+def _evaluate(config, task, start, agent, log) -> Callable[..., dict]:
+    """Greedy answers to the problems of a split, and drift on the log."""
     answerer = reasoning.make_answerer(
         start.config, start.tokenizer, task.verify, config.eval, start.eos_ids
     )
     asked = border.pick(task._asdict(), config.eval.split, "eval.split")
     asked = asked[: config.eval.problems or None]
+    look = drift.make(config, start.texts, agent, log, start.config.vocab_size)
 
     def evaluate(state: PyTree, final: bool, pause: loop.Pause) -> dict:
         del final
         share = reasoning.accuracy(answerer, agent.policy(state[0]), asked, pause)
-        return {f"eval/{config.eval.split}/{config.task.name}": share}
+        found = {f"eval/{config.eval.split}/{config.task.name}": share}
+        return found | look(state[0])
 
     return evaluate
 

@@ -4,10 +4,12 @@ import json
 import pathlib
 from typing import Any
 
+from experiments import drift
 from experiments.starts import Start
 from rljax.agents.offline import OfflineAgent
 from rljax.data import packing
 from rljax.models import hf_folder, lora, model_card
+from rljax.training import drift as drift_lib
 from rljax.training import files, loop, metrics, report
 
 
@@ -37,6 +39,8 @@ def conclude(
     )
     position = result.position
     print(metrics.final_table({}, before, after))
+    alarms = drift_lib.alarms(result.after or {}, drift.limits_of(config))
+    print("\n".join(f"alarm: {alarm}" for alarm in alarms) or "no alarm of drift")
     files.write_json(
         path / "summary.json",
         {
@@ -46,6 +50,7 @@ def conclude(
             "tokens": position.axis,
             "updates": position.updates,
             "items": len(plan.items),
+            "alarms": alarms,
         },
     )
     text = _card(config, path, method, start, position, before, after)

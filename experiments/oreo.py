@@ -50,6 +50,11 @@ VALUES = {"own_trunk": _own_trunk, "shared_trunk": _shared_trunk, "adapter": _ad
 
 def main(config: Any, workdir: str) -> None:
     """Runs what the config says."""
+    offline.train_on_log(config, workdir, method_of(config))
+
+
+def method_of(config: Any) -> offline.Method:
+    """The method with the settings of a config."""
     limits = {
         "beta": POSITIVE,
         "kl_weight": Limit(0),
@@ -79,10 +84,9 @@ def main(config: Any, workdir: str) -> None:
         trunk = value(config, start).trunk(learnt, state.frozen)
         return [critic_lib.export(start, trunk, learnt["head"])]
 
-    method = offline.Method(
+    return offline.Method(
         offline.single, make, f"OREO, {config.level} level", extras=extras
     )
-    offline.train_on_log(config, workdir, method)
 
 
 if __name__ == "__main__":

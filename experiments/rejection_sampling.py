@@ -14,6 +14,11 @@ from rljax.data import pairs
 
 def main(config: Any, workdir: str) -> None:
     """Runs what the config says."""
+    offline.train_on_log(config, workdir, method_of(config))
+
+
+def method_of(config: Any) -> offline.Method:
+    """The method with the settings of a config."""
     optimizer = offline.optimizer_of(config.optimizer)
 
     def make(start, updates, axis_name):
@@ -28,8 +33,7 @@ def main(config: Any, workdir: str) -> None:
         del seed
         return pairs.good_only(log)
 
-    method = offline.Method(items, make, "rejection sampling")
-    offline.train_on_log(config, workdir, method)
+    return offline.Method(items, make, "rejection sampling")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,19 @@ from rljax.types import Episode
 
 def main(config: Any, workdir: str) -> None:
     """Runs what the config says."""
+
+    def log_of(
+        start: starts.Start, task: reasoning.Task, folder: pathlib.Path
+    ) -> list[Episode]:
+        if config.data.path:
+            return offline.read_log(config, start, folder)
+        return solutions(start, task)
+
+    offline.train(config, workdir, method_of(config), log_of)
+
+
+def method_of(config: Any) -> offline.Method:
+    """The method with the settings of a config."""
     optimizer = offline.optimizer_of(config.optimizer)
 
     def make(start, updates, axis_name):
@@ -31,15 +44,7 @@ def main(config: Any, workdir: str) -> None:
             axis_name,
         )
 
-    def log_of(
-        start: starts.Start, task: reasoning.Task, folder: pathlib.Path
-    ) -> list[Episode]:
-        if config.data.path:
-            return offline.read_log(config, start, folder)
-        return solutions(start, task)
-
-    method = offline.Method(offline.single, make, "supervised fine-tuning")
-    offline.train(config, workdir, method, log_of)
+    return offline.Method(offline.single, make, "supervised fine-tuning")
 
 
 def solutions(start: starts.Start, task: reasoning.Task) -> list[Episode]:

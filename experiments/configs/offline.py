@@ -74,6 +74,8 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.eval.prompt_tokens = 32  # bucket of the longest prompt
     config.eval.max_tokens = 96
 
+    config.drift = drift()
+
     config.log = config_dict.ConfigDict()
     config.log.checkpoint_every_updates = 500
     config.log.keep_checkpoints = 2
@@ -89,6 +91,7 @@ def shared(scale: str) -> config_dict.ConfigDict:
         config.task.test_size = 8
         config.data.batch_size = 16
         config.eval.batch = 8
+        config.drift.sample = 32
     if scale == "gsm8k" or scale in PAPER:
         config.task.name = "gsm8k"
         config.task.solved_size = 0  # all that are not held out, for both
@@ -99,6 +102,22 @@ def shared(scale: str) -> config_dict.ConfigDict:
         config.eval.max_tokens = 512
         config.model.dtype = "bfloat16"
         config.model.remat = True
+    return config
+
+
+def drift() -> config_dict.ConfigDict:
+    """What is looked at in the log at every evaluation, and what raises an alarm.
+
+    Nats are those of a token; see `rljax.training.drift`.
+    """
+    config = config_dict.ConfigDict()
+    config.sample = 256  # episodes; 0: none
+    config.batch = 16  # read at a time
+    config.kl = 0.5  # nats from the reference
+    config.group_kl = 1.0  # the same on one source, length or task
+    config.length = 0.25  # nats by which long answers gain over short, or lose
+    config.right = -0.25  # log-ratio of right answers: below, they are unlearnt
+    config.unseen = 0.02  # probability on tokens that the data never show
     return config
 
 

@@ -65,6 +65,7 @@ def build(workdir: pathlib.Path) -> pathlib.Path:
         f"<h1>{_text(workdir.name)}</h1>",
         _origin(record),
         _cards(rows, summary),
+        _alarms(summary),
         _evaluation(workdir / "eval"),
         _success_charts(rows),
         _metric_charts(rows),
@@ -113,6 +114,16 @@ def _cards(rows: Sequence[metrics.Row], summary: Mapping[str, Any]) -> str:
         )
         + "</div>"
     )
+
+
+def _alarms(summary: Mapping[str, Any]) -> str:
+    """What a run had to warn of at its end, for runs that look for such."""
+    if "alarms" not in summary:
+        return ""
+    if not summary["alarms"]:
+        return '<p class="won">No alarm of drift.</p>'
+    items = "".join(f'<li class="lost">{_text(one)}</li>' for one in summary["alarms"])
+    return f"<h2>Alarms</h2><ul>{items}</ul>"
 
 
 def _evaluation(folder: pathlib.Path) -> str:

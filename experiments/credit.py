@@ -1,0 +1,201 @@
+"""Which steps earned the reward: a page on what a run thinks of logged answers.
+
+    python -m experiments.credit --workdir=runs/oreo --data=runs/log.jsonl.gz \
+        --out=runs/oreo/credit.html
+
+Every token is coloured by the value V, by what it changes in V, by the log-ratio to the
+reference policy, by the divergence from it, or by other numbers; the page switches.
+Steps are ranked by what they change in V, and right and wrong answers to a problem
+stand side by side. The run is any that learnt from a log; without a value, as with DPO,
+steps are ranked by log-ratio, and after plain imitation by log-probability.
+
+Problems with right and wrong answers come first, `--problems` of them with at most
+`--each` answers of both kinds; `--task` shows the answers to one problem. Ends with 0,
+or with 2 where it could not be made.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import config_dict
+
+from experiments import dpo, kto, offline, oreo, run, sft, starts
+from rljax.agents import offline as agents
+from rljax.agents.offline import OfflineAgent, Reading
+from rljax.data import episodes, packing
+from rljax.text import chat
+from rljax.training import checkpoint, credit, credit_page
+from rljax.training.files import RunError, read_json, write_text
+from rljax.types import Episode
+
+_BATCH = 16  # episodes read at a time
+
+
+class Run(NamedTuple):
+    """A run that learnt from a log, as it stands in its newest checkpoint."""
+
+    name: str
+    update: int
+    start: starts.Start
+    agent: OfflineAgent
+    state: agents.State
+    method: str
+    reference: bool  # whether it knows the policy it began as
+
+
+def main(words: Sequence[str]) -> int:
+    """Writes the page; 2 where something can be mended, told in words."""
+    given = _parser().parse_args(words)
+    run.keep_compiled()
+    try:
+        for name in ("problems", "each"):
+            if getattr(given, name) < 1:
+                raise ValueError(
+                    f"--{name}={getattr(given, name)}: it must be at least 1"
+                )
+        _write(given)
+    except (ImportError, OSError, ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def open_run(workdir: str) -> Run:
+    """Reads a run that learnt from a log.
+
+    Args:
+      workdir: its folder.
+
+    Raises:
+      RunError: if it is none, has no checkpoint, or began with other weights than its
+        model has now.
+    """
+    path = pathlib.Path(workdir).expanduser()
+    try:
+        values = dict(read_json(path / "config.json")["config"])
+        values["task"]["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path} is not the workdir of a run that learnt from a log"
+        ) from error
+    folder = path / "checkpoints"
+    update = checkpoint.latest(folder)
+    if update is None:
+        raise RunError(f"{path} has no checkpoint yet")
+    frozen = values.pop("frozen", None)
+    config = config_dict.ConfigDict(values)
+    start = starts.choose_start(config)
+    method = _method(config)
+    agent = method.agent(start, 1, None)
+    weights = start.weights()
+    shapes = jax.eval_shape(agent.init, jax.random.key(0), weights)
+    if shapes.frozen is not None and checkpoint.digest(weights) != frozen:
+        raise RunError(
+            f"{path} learnt beside other weights than config.model.path, "
+            f"{config.model.path!r}, now has: give that model back its files"
+        )
+    params = jax.tree.map(jnp.asarray, checkpoint.read_params(folder, update))
+    zero = jnp.int32(0)
+    state = agents.State(
+        params, {}, zero, zero, zero, weights if shapes.frozen is not None else None
+    )
+    known = shapes.frozen is not None and not method.name.startswith("supervised")
+    name = path.resolve().name
+    return Run(name, update, start, agent, state, method.name, known)
+
+
+def read(found: Run, log: Sequence[Episode]) -> list[Reading]:
+    """What the run thinks of episodes, in their order.
+
+    Args:
+      found: the run.
+      log: at least one episode.
+
+    Returns:
+      A reading of each, leaves float32 [L], on the host.
+    """
+    items = [(episode,) for episode in log]
+    plan = packing.make_plan(items, min(_BATCH, len(items)), 1, 0)
+    places = {id(item): n for n, item in enumerate(items)}
+    ask = jax.jit(found.agent.read)
+    readings: list[Any] = [None] * len(log)
+    for n in range(plan.updates):
+        batch = packing.batch_of(plan, n)
+        told = jax.device_get(ask(found.state, packing.pack(plan, batch)))
+        for row, item in enumerate(batch):
+            readings[places[id(item)]] = jax.tree.map(lambda x, i=row: x[i], told)
+    return readings
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--workdir", required=True, help="DIR of a run that learnt from a log")
+    add("--data", required=True, help="a log: JSON lines, plain, .gz or .xz")
+    add("--out", help="FILE.html; credit.html in the workdir unless given")
+    add("--problems", type=int, default=16, help="most problems that are shown")
+    add("--each", type=int, default=2, help="most right and most wrong answers")
+    add("--task", help="the name of the one problem to show")
+    return parser
+
+
+def _method(config: Any) -> offline.Method:
+    """The method that a run's settings are of."""
+    for key, module in (
+        ("critic", oreo),
+        ("pairs_per_task", dpo),
+        ("good_weight", kto),
+    ):
+        if key in config:
+            return module.method_of(config)
+    return sft.method_of(config)  # rejection sampling has the same agent
+
+
+def _write(given: argparse.Namespace) -> None:
+    found = open_run(given.workdir)
+    tokens = found.start.tokenizer
+    log = episodes.load(
+        given.data,
+        tokens,
+        chat.from_tokenizer(tokens) if tokens.chat_template else None,
+        end_id=found.start.eos_ids[0],
+    ).episodes
+    some = log
+    if given.task is not None:
+        some = [episode for episode in log if episode.task == given.task]
+        if not some:
+            raise RunError(f"--task={given.task}: {given.data} has no such problem")
+    groups = credit.choose(some, given.problems, given.each)
+    shown = [some[place] for group in groups for place in group]
+    answers = [
+        credit.answer(episode, reading, tokens, found.reference)
+        for episode, reading in zip(shown, read(found, shown), strict=True)
+    ]
+    first = np.cumsum([0, *map(len, groups)])
+    places = [list(range(a, b)) for a, b in zip(first[:-1], first[1:], strict=True)]
+    facts = credit_page.Facts(
+        f"Credit in {found.name}",
+        (
+            f"{found.method}, after update {found.update:,}. Answers of {given.data}: "
+            f"{len(shown):,} of {len(log):,} are shown.",
+        ),
+    )
+    out = pathlib.Path(given.out or pathlib.Path(given.workdir, "credit.html"))
+    out = out.expanduser()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, credit_page.page(facts, answers, places))
+    print(out)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

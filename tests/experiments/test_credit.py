@@ -1,0 +1,124 @@
+"""The credit page of runs that learnt from a log."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from experiments import credit, dpo, oreo, sft
+from experiments.configs import dpo as dpo_config
+from experiments.configs import oreo as oreo_config
+from experiments.configs import sft as sft_config
+from rljax.data import episodes, logs
+from rljax.data.record import Record
+
+
+def small(config):
+    config.task.update(operations=(1, 2), largest=5, train_size=16, dev_size=2)
+    config.task.test_size = 2
+    config.data.epochs = 1
+    config.data.row_tokens = 64
+    config.eval.max_tokens = 8
+    return config
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A log, and runs of sft, oreo and dpo."""
+    place = tmp_path_factory.mktemp("credit")
+    rows = [
+        ("1+1=?\n", "1+1=2\n#### 2", 1.0), ("1+1=?\n", "1+1=3\n#### 3", 0.0),
+        ("2+1=?\n", "2+1=3\n#### 3", 1.0), ("2+1=?\n", "#### 1", 0.0),
+        ("2-1=?\n", "#### 2", 0.0),
+    ]  # fmt: skip
+    logs.write(
+        place / "log.jsonl",
+        [
+            Record(line=n, prompt=p, response=r, reward=x)
+            for n, (p, r, x) in enumerate(rows, 1)
+        ],
+    )
+    sft.main(small(sft_config.get_config("smoke")), str(place / "sft"))
+    for name, configs, module in (
+        ("oreo", oreo_config, oreo),
+        ("dpo", dpo_config, dpo),
+    ):
+        config = small(configs.get_config("smoke"))
+        config.model.path = str(place / "sft" / "hf")
+        config.data.path = str(place / "log.jsonl")
+        config.data.batch_size = 2
+        module.main(config, str(place / name))
+    return place
+
+
+def told(page):
+    text = page.read_text()
+    begin = text.index('id="credit">') + len('id="credit">')
+    return json.loads(text[begin : text.index("</script>", begin)])
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("oreo", "value advantage log_ratio kl log_prob entropy"),
+        ("dpo", "log_ratio kl log_prob entropy"),
+        ("sft", "log_prob entropy"),
+    ],
+)
+def test_a_page_for_every_method(runs, name, columns, capsys):
+    out = runs / f"{name}.html"
+    words = [f"--workdir={runs / name}", f"--data={runs / 'log.jsonl'}"]
+    assert credit.main([*words, f"--out={out}"]) == 0
+    found = told(out)
+    assert [c["name"] for c in found["columns"]] == columns.split()
+    assert len(found["answers"]) == 5
+    assert str(out) in capsys.readouterr().out
+
+
+def test_numbers_are_those_of_the_run(runs):
+    found = credit.open_run(str(runs / "oreo"))
+    log = episodes.load(
+        runs / "log.jsonl", found.start.tokenizer, end_id=found.start.eos_ids[0]
+    ).episodes
+    readings = credit.read(found, log)
+    for one, alone in zip(log, readings, strict=True):
+        (again,) = credit.read(found, [one])
+        count = int(one.action.sum())
+        for key in ("value", "log_prob", "kl", "reference_log_prob"):
+            np.testing.assert_allclose(
+                getattr(alone, key)[:count], getattr(again, key)[:count], atol=1e-5
+            )
+    assert any(np.any(r.value != 0) for r in readings)
+
+
+def test_runs_watch_their_drift(runs):
+    for name, known in (("oreo", True), ("dpo", True), ("sft", False)):
+        before = json.loads((runs / name / "eval" / "before.json").read_text())
+        lines = (runs / name / "metrics.jsonl").read_text().splitlines()
+        after = json.loads(lines[-1])
+        for told in (before, after):
+            assert 0 <= told["drift/unseen"] <= 1
+            assert ("drift/kl/all" in told) == known
+        if known:
+            assert before["drift/kl/all"] == pytest.approx(0, abs=1e-6)
+            assert after["drift/kl/all"] > 0
+        # A model that has learnt next to nothing says what the data never show.
+        (alarm,) = json.loads((runs / name / "summary.json").read_text())["alarms"]
+        assert "tokens that the data never show" in alarm
+        assert alarm in (runs / name / "report.html").read_text()
+
+
+def test_what_cannot_be_shown_is_told(runs, tmp_path, capsys):
+    def said(*words):
+        assert credit.main(list(words)) == 2
+        return capsys.readouterr().err
+
+    data = f"--data={runs / 'log.jsonl'}"
+    workdir = f"--workdir={runs / 'oreo'}"
+    assert "not the workdir" in said(f"--workdir={tmp_path}", data)
+    assert "no such problem" in said(workdir, data, "--task=none")
+    assert "--each=0" in said(workdir, data, "--each=0")
+    assert "none.jsonl" in said(workdir, f"--data={tmp_path}/none.jsonl")
+    pathlib.Path(tmp_path, "config.json").write_text('{"config": {"task": 3}}')
+    assert "not the workdir" in said(f"--workdir={tmp_path}", data)
