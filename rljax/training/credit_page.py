@@ -186,11 +186,12 @@ def _moved(answers: Sequence[Answer], order: Sequence[tuple[int, int]]) -> str:
     what = "V" if name == "advantage" else _TITLES[name]
     down = [at for at in order if _step(answers, at).change < 0][:_RANKED]
     up = [at for at in reversed(order) if _step(answers, at).change > 0][:_RANKED]
+    most = max((abs(_step(answers, at).change) for at in order), default=1.0)
     return (
         f"<h2>Steps that moved {_text(what)} most</h2>"
         f'<p class="soft">{_text(_EXPLAINED[name])}</p>'
         '<div class="tables">'
-        f"{_list('down', down, answers)}{_list('up', up, answers)}</div>"
+        f"{_list('down', down, answers, most)}{_list('up', up, answers, most)}</div>"
     )
 
 
@@ -199,9 +200,11 @@ def _step(answers: Sequence[Answer], at: tuple[int, int]) -> credit.Step:
 
 
 def _list(
-    title: str, places: Sequence[tuple[int, int]], answers: Sequence[Answer]
+    title: str,
+    places: Sequence[tuple[int, int]],
+    answers: Sequence[Answer],
+    most: float,
 ) -> str:
-    most = max((abs(_step(answers, at).change) for at in places), default=1.0)
     rows = []
     for a, s in places:
         one, step = answers[a], answers[a].steps[s]
