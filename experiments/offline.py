@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from rljax.models import hf_folder
 from rljax.training import checkpoint, devices, loop, workdir
 from rljax.types import Episode, PyTree
 
+REJECTS = "rejects.jsonl"  # lines of the log that were skipped
 OPTIMIZER_LIMITS = {
     "learning_rate": POSITIVE,
     "warmup": Limit(0, 1),
@@ -73,7 +75,7 @@ def read_log(config: Any, start: Start, folder: pathlib.Path) -> list[Episode]:
             config.data.path,
             start.tokenizer,
             on_error=config.data.on_error,
-            rejects=folder / "rejects.jsonl",
+            rejects=folder / REJECTS,
             longest=config.data.row_tokens or None,
             end_id=start.eos_ids[0],
         )
@@ -110,7 +112,7 @@ def train(
       config: as `experiments.configs.offline.shared` gives it, and the method's part.
       folder: the workdir.
       method: what learns.
-      log_of: (start, task, workdir) -> the episodes.
+      log_of: (start, task, folder for rejects) -> the episodes.
 
     Raises:
       RunError: for anything the user can mend, in words.
@@ -118,9 +120,11 @@ def train(
     run.keep_compiled()
     parallel = run.parallel_of(config)
     task, start = reasoning.make_task(config), starts.choose_start(config)
-    place = pathlib.Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    log = log_of(start, task, place)
+    # Into a folder of its own: the workdir may be another run's, and is opened later.
+    with tempfile.TemporaryDirectory() as spare:
+        log = log_of(start, task, pathlib.Path(spare))
+        rejects = pathlib.Path(spare, REJECTS)
+        kept = rejects.read_bytes() if rejects.exists() else None
     plan = _plan(config, method, log, parallel.num_devices)
     agent = method.agent(start, plan.updates, parallel.axis_name)
     weights = [start.weights()]  # taken out of the list: the state alone holds them
@@ -132,6 +136,8 @@ def train(
     opened = workdir.open_workdir(
         folder, record, border.parse_resume(config.resume), run.MAY_DIFFER, needed
     )
+    if kept is not None:
+        (opened.path / REJECTS).write_bytes(kept)
 
     def with_frozen(state: agents.State) -> agents.State:
         kept = weights.pop()

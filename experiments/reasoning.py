@@ -62,9 +62,6 @@ def make_task(config: Any) -> Task:
 
 
 def _arithmetic(task: Any) -> Task:
-    settings = arithmetic.Config(
-        operations=tuple(task.operations), largest=task.largest, factor=task.factor
-    )
     sizes = {
         "test": task.test_size,
         "dev": task.dev_size,
@@ -72,8 +69,11 @@ def _arithmetic(task: Any) -> Task:
         "train": task.train_size,
     }
     try:
+        settings = arithmetic.Config(
+            operations=tuple(task.operations), largest=task.largest, factor=task.factor
+        )
         sets = arithmetic.split(settings, task.seed, sizes)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"config.task: {error}") from error
     return Task(
         sets["solved"], sets["train"], sets["dev"], sets["test"], verifiers.final_number

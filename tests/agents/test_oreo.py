@@ -181,11 +181,12 @@ def test_eight_devices_are_one(level):
     results = []
     for parallel in (devices.jit(), devices.pmap(8)):
         agent = make(level=LEVELS[level], axis_name=parallel.axis_name)
-        program = parallel.compile(
-            lambda state, batch, agent=agent: (
-                *agent.update(state, batch)[:1], batch, agent.update(state, batch)[1]
-            )
-        )  # fmt: skip
+
+        def run(state, batch, agent=agent):
+            state, told = agent.update(state, batch)
+            return state, batch, told
+
+        program = parallel.compile(run)
         state = away_from_start(agent)
         for _ in range(3):
             batch = toy.batch(ITEMS, parallel.num_devices)

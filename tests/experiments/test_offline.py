@@ -1,0 +1,200 @@
+"""Whole runs on a log, in this process: finished, gone on with, refused."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from experiments import (
+    border,
+    collect,
+    dpo,
+    kto,
+    oreo,
+    reasoning,
+    rejection_sampling,
+    sft,
+)
+from rljax.data import logs
+from rljax.data.record import Record
+from rljax.models import loading
+from rljax.training import checkpoint
+from rljax.training.files import RunError
+
+ROOT = pathlib.Path(__file__).parents[2]
+MAINS = {
+    "collect": collect,
+    "dpo": dpo,
+    "kto": kto,
+    "oreo": oreo,
+    "rejection_sampling": rejection_sampling,
+    "sft": sft,
+}
+
+
+def settings(method, *more):
+    spec = ROOT / "experiments" / "configs" / f"{method}.py"
+    return border.read_command(
+        [f"--config={spec}:smoke", "--workdir=x", "--config.eval.problems=4", *more]
+    ).config
+
+
+def run(method, workdir, *more):
+    MAINS[method].main(settings(method, *more), str(workdir))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """The workdir of sft, and a log of right and wrong answers."""
+    path = tmp_path_factory.mktemp("offline")
+    run("sft", path / "sft")
+    task = reasoning.make_task(settings("sft"))
+    records = []
+    for n, problem in enumerate(task.train[:24]):
+        wrong = problem.solution[:-1] + ("1" if problem.solution[-1] != "1" else "2")
+        for said in (problem.solution, wrong, wrong):
+            assert task.verify(problem.answer, said) == (said == problem.solution)
+            right = float(said == problem.solution)
+            records.append(
+                Record(
+                    line=0, prompt=problem.prompt, response=said, reward=right,
+                    task=problem.task, truncated=n % 5 == 4,
+                )
+            )  # fmt: skip
+    logs.write(path / "log.jsonl.gz", records)
+    return path
+
+
+def on(begun, *more):
+    return (
+        f"--config.model.path={begun / 'sft' / 'hf'}",
+        f"--config.data.path={begun / 'log.jsonl.gz'}",
+        *more,
+    )
+
+
+def rows(path):
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    clock = ("timing_s/", "perf/")
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.startswith(clock)}
+        for line in lines
+    ]
+
+
+def weights(path):
+    params = loading.load_params(loading.open_model(path / "hf"))
+    return checkpoint.digest(params)
+
+
+@pytest.mark.parametrize("method", ["oreo", "kto"])
+def test_a_run_that_goes_on_is_one_that_never_stopped(begun, tmp_path, method):
+    more = on(
+        begun, "--config.log.checkpoint_every_updates=2", "--config.data.epochs=2"
+    )
+    whole = run(method, tmp_path / "whole", *more)
+    shutil.copytree(whole, tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "hf")
+    again = run(method, tmp_path / "again", *more, "--config.resume=8")
+    assert rows(again) == rows(whole)
+    assert [row["updates"] for row in rows(whole)] == list(range(11))
+    assert weights(again) == weights(whole)
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["updates"] == 10 and summary["items"] == 72
+    assert set(summary["after"]) == {"arithmetic"}
+
+
+@pytest.mark.parametrize("method", ["dpo", "rejection_sampling"])
+def test_what_is_learnt_from(begun, tmp_path, method):
+    path = run(method, tmp_path / method, *on(begun))
+    summary = json.loads((path / "summary.json").read_text())
+    assert summary["items"] == {"dpo": 48, "rejection_sampling": 24}[method]
+    assert (path / "report.html").stat().st_size > 5_000
+    card = (path / "hf" / "README.md").read_text()
+    assert {"dpo": "DPO", "rejection_sampling": "rejection sampling"}[method] in card
+    assert weights(path) != weights(begun / "sft")
+
+
+def test_two_devices_are_one(begun, tmp_path):
+    one = run("oreo", tmp_path / "one", *on(begun))
+    two = run(
+        "oreo", tmp_path / "two",
+        *on(begun, "--config.parallel=pmap", "--config.num_devices=2"),
+    )  # fmt: skip
+    for a, b in zip(rows(one), rows(two), strict=True):
+        assert a.keys() == b.keys()
+        np.testing.assert_allclose(
+            list(a.values()), list(b.values()), rtol=2e-3, atol=2e-4
+        )
+
+
+def test_adapters_learn_and_are_merged_into_what_is_written(begun, tmp_path):
+    path = run("oreo", tmp_path / "run", *on(begun, "--config.lora.rank=2"))
+    assert weights(path) != weights(begun / "sft")
+
+
+def test_a_collection_goes_on_and_gives_one_log(begun, tmp_path):
+    more = (
+        f"--config.model.path={begun / 'sft' / 'hf'}",
+        "--config.chunk=20",
+        "--config.problems=50",
+    )
+    whole = run("collect", tmp_path / "whole", *more)
+    shutil.copytree(whole, tmp_path / "again")
+    for name in ("log.jsonl.gz", "parts/0000020.jsonl.gz"):
+        (tmp_path / "again" / name).unlink()
+    again = run("collect", tmp_path / "again", *more)
+    same = (whole / "log.jsonl.gz").read_bytes() == (
+        again / "log.jsonl.gz"
+    ).read_bytes()
+    assert same
+    records = list(logs.read(whole / "log.jsonl.gz"))
+    assert len(records) == 100 and len({r.task for r in records}) == 50
+    assert all(np.shape(r.log_probs) == np.shape(r.response_ids) for r in records)
+    with pytest.raises(border.ConfigError, match="answers of another config"):
+        run("collect", whole, *more, "--config.temperature=0.5")
+
+
+def test_what_cannot_be_is_refused_in_words(begun, tmp_path):
+    def refused(method, match, *more):
+        with pytest.raises(RunError, match=match):
+            run(method, tmp_path / "x", *more)
+
+    refused("oreo", "config.model.path is ''", *on(begun)[1:])
+    refused("oreo", "config.data.path is ''", on(begun)[0])
+    refused("oreo", "there is no log", *on(begun), "--config.data.path=nowhere")
+    refused("oreo", "config.level is 'word'", *on(begun), "--config.level=word")
+    refused("oreo", "config.beta is 0", *on(begun), "--config.beta=0")
+    refused("dpo", "pairs_per_task is 0", *on(begun), "--config.pairs_per_task=0")
+    refused("oreo", "a row holds 16", *on(begun), "--config.data.row_tokens=16")
+    refused("sft", "config.task: largest must be at least 1", "--config.task.largest=0")
+    refused("sft", "a multiple of twice", "--config.model.width=34")
+    refused("kto", "a batch of one answer", *on(begun), "--config.data.batch_size=71")
+
+
+def test_a_line_that_cannot_be_used_stops_or_is_kept_aside(begun, tmp_path, capsys):
+    lines = [json.dumps({"prompt": "1+1=?\n", "response": "#### 2", "reward": 1})] * 4
+    log = tmp_path / "log.jsonl"
+    log.write_text("\n".join([*lines[:2], '{"prompt": "1+1=?\\n"}', *lines[2:]]))
+    more = (on(begun)[0], f"--config.data.path={log}", "--config.drift.sample=4")
+    with pytest.raises(border.ConfigError, match="line 3"):
+        run("oreo", tmp_path / "stop", *more)
+    run("oreo", tmp_path / "skip", *more, "--config.data.on_error=skip")
+    assert "1 lines skipped, the first is line 3" in capsys.readouterr().out
+    (kept,) = (tmp_path / "skip" / "rejects.jsonl").read_text().splitlines()
+    assert json.loads(kept)["line"] == 3
+
+
+def test_another_log_does_not_go_on_with_a_run(begun, tmp_path):
+    path = run("oreo", tmp_path / "run", *on(begun))
+    other = tmp_path / "log.jsonl.gz"
+    records = list(logs.read(begun / "log.jsonl.gz"))
+    logs.write(other, records[:-1])
+    shutil.copy(other, tmp_path / "moved.jsonl.gz")
+    config = settings("oreo", *on(begun))
+    config.data.path = str(other)
+    with pytest.raises(RunError, match="log_digest|data.path"):
+        oreo.main(config, str(path))
