@@ -15,7 +15,7 @@ from experiments.starts import Start
 from rljax.agents import offline as agents
 from rljax.agents.base import NONFINITE_LIMIT
 from rljax.agents.offline import OfflineAgent, Optimizer
-from rljax.data import episodes, packing
+from rljax.data import episodes, noise, packing
 from rljax.data.logs import LogError
 from rljax.models import hf_folder
 from rljax.training import checkpoint, devices, loop, workdir
@@ -83,7 +83,12 @@ def read_log(config: Any, start: Start, folder: pathlib.Path) -> list[Episode]:
         raise ConfigError(f"config.data.path: {error}") from error
     for line in episodes.told(log):
         print(line)
-    return log.episodes
+    if not config.data.flip:
+        return log.episodes
+    try:
+        return noise.flip(log.episodes, config.data.flip, config.seed)
+    except ValueError as error:
+        raise ConfigError(f"config.data.flip: {error}") from error
 
 
 def train_on_log(config: Any, folder: str, method: Method) -> None:
@@ -211,6 +216,8 @@ def _evaluate(config, task, start, agent, log) -> Callable[..., dict]:
 
     def evaluate(state: PyTree, final: bool, pause: loop.Pause) -> dict:
         del final
+        if not (config.eval.before or state[1][0]):
+            return {}
         share = reasoning.accuracy(answerer, agent.policy(state[0]), asked, pause)
         found = {f"eval/{config.eval.split}/{config.task.name}": share}
         return found | look(state[0])
@@ -242,7 +249,7 @@ def _plan(config, method: Method, log: list[Episode], num_devices: int) -> packi
     try:
         return packing.make_plan(
             method.items(log, config.seed), data.batch_size, data.epochs, config.seed,
-            num_devices, data.row_tokens or None, method.compose,
+            num_devices, data.row_tokens or None, method.compose, data.tokens,
         )  # fmt: skip
     except ValueError as error:
         raise ConfigError(f"config.data: {error}") from error

@@ -29,6 +29,8 @@ LIMITS = {
     "data.row_tokens": Limit(0),
     "data.batch_size": AT_LEAST_ONE,
     "data.epochs": AT_LEAST_ONE,
+    "data.tokens": Limit(0),
+    "data.flip": Limit(0, 1),
     "log.checkpoint_every_updates": AT_LEAST_ONE,
     "log.keep_checkpoints": AT_LEAST_ONE,
 }

@@ -56,6 +56,9 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.data.row_tokens = 256  # texts are packed into rows; 0: the longest text's
     config.data.batch_size = 128  # episodes, pairs or answers of an update
     config.data.epochs = 1
+    # Train until so many tokens were read, in as many epochs as that takes; 0: epochs.
+    config.data.tokens = 0
+    config.data.flip = 0.0  # share of rewards turned round, to see what noise does
 
     config.optimizer = config_dict.ConfigDict()
     config.optimizer.learning_rate = 1e-4
@@ -70,6 +73,7 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.eval.split = "dev"  # or test
     config.eval.problems = 0  # of the split; 0: all
     config.eval.every_updates = 0  # 0: before and after
+    config.eval.before = True
     config.eval.batch = 64  # answers under way at a time
     config.eval.prompt_tokens = 32  # bucket of the longest prompt
     config.eval.max_tokens = 96

@@ -29,6 +29,7 @@ class Plan(NamedTuple):
       epochs: passes over the log.
       seed: of the order.
       num_devices: that share a batch evenly.
+      updates: of the whole run.
       rows: R of each device, enough for every batch of the run.
       tokens: T.
       actions: L.
@@ -41,6 +42,7 @@ class Plan(NamedTuple):
     epochs: int
     seed: int
     num_devices: int
+    updates: int
     rows: int
     tokens: int
     actions: int
@@ -50,11 +52,6 @@ class Plan(NamedTuple):
     def updates_per_epoch(self) -> int:
         """The last of them may have fewer items."""
         return -(-len(self.items) // self.batch_size)
-
-    @property
-    def updates(self) -> int:
-        """Of the whole run."""
-        return self.epochs * self.updates_per_epoch
 
 
 def as_they_are(items: list[Item]) -> list[Item]:
@@ -70,6 +67,7 @@ def make_plan(
     num_devices: int = 1,
     tokens: int | None = None,
     compose: Compose = as_they_are,
+    budget: int = 0,
 ) -> Plan:
     """Finds the sizes that all batches of a run fit into.
 
@@ -82,6 +80,8 @@ def make_plan(
       tokens: length of a row; by default the longest text's, or twice that where
         texts are short beside it, to the next multiple of 16.
       compose: applied to the items of each batch.
+      budget: tokens after which the run ends, with the update that reaches it, however
+        many or few epochs that takes; 0: `epochs` say when.
 
     Raises:
       ValueError: if there is no item, a size is impossible, or a text is longer than
@@ -97,9 +97,12 @@ def make_plan(
             f"batch_size is {batch_size}, which {num_devices} devices cannot share "
             "evenly"
         )
+    updates = epochs * -(-len(items) // batch_size)
     plan = Plan(
-        items, compose, batch_size, epochs, seed, num_devices, 0, 0, 0, 0
+        items, compose, batch_size, epochs, seed, num_devices, updates, 0, 0, 0, 0
     )  # fmt: skip
+    if budget:
+        plan = _within(plan, budget)
     shares = [
         share for n in range(plan.updates) for share in _shares(plan, batch_of(plan, n))
     ]
@@ -136,6 +139,10 @@ def batch_of(plan: Plan, update: int) -> list[Item]:
     """
     if not 0 <= update < plan.updates:
         raise ValueError(f"update is {update}; the run has {plan.updates}")
+    return _batch(plan, update)
+
+
+def _batch(plan: Plan, update: int) -> list[Item]:
     epoch, number = divmod(update, plan.updates_per_epoch)
     order = np.random.default_rng([plan.seed, epoch]).permutation(len(plan.items))
     chosen = order[number * plan.batch_size : (number + 1) * plan.batch_size]
@@ -161,6 +168,16 @@ def pack(plan: Plan, items: list[Item]) -> Packed:
 def num_tokens(items: list[Item]) -> int:
     """Tokens of all texts, prompts included."""
     return sum(len(text.ids) for item in items for text in item)
+
+
+def _within(plan: Plan, budget: int) -> Plan:
+    """The plan with as many updates as reach a number of tokens."""
+    read = updates = 0
+    while read < budget:
+        read += num_tokens(_batch(plan, updates))
+        updates += 1
+    epochs = -(-updates // plan.updates_per_epoch)
+    return plan._replace(updates=updates, epochs=epochs)
 
 
 def _shares(plan: Plan, items: list[Item]) -> list[list[Item]]:

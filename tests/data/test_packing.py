@@ -126,3 +126,23 @@ def test_what_cannot_be_packed_is_refused():
     plan = packing.make_plan(ITEMS, 4, 1, 0)
     with pytest.raises(ValueError, match="update is 6; the run has 6"):
         packing.batch_of(plan, 6)
+
+
+def test_a_budget_of_tokens_ends_the_run_with_the_update_that_reaches_it():
+    def read(updates):
+        return [packing.num_tokens(packing.batch_of(whole, n)) for n in range(updates)]
+
+    whole = packing.make_plan(ITEMS, 4, 5, seed=1)
+    within = np.cumsum(read(whole.updates))
+    for reach in (0, 3, 8):  # in the first epoch and in the second
+        for budget, updates in (
+            (within[reach], reach + 1),
+            (within[reach] + 1, reach + 2),
+        ):
+            plan = packing.make_plan(ITEMS, 4, 1, seed=1, budget=int(budget))
+            assert plan.updates == updates
+            last = packing.batch_of(plan, updates - 1)
+            same_as = packing.batch_of(whole, updates - 1)
+            assert [text.line for (text,) in last] == [text.line for (text,) in same_as]
+            with pytest.raises(ValueError, match=f"the run has {updates}"):
+                packing.batch_of(plan, updates)
