@@ -18,17 +18,13 @@ DIR/STUDY/CELL-seedN.json:
 """
 
 import argparse
-import concurrent.futures
-import os
 import pathlib
-import queue
 import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from experiments import driver
 from rljax.training import metrics
 from rljax.training.files import RunError, read_json, write_json
 
@@ -278,70 +274,17 @@ def record(out: pathlib.Path, run: Run) -> None:
     )
 
 
-class Driver:
-    """Runs processes, a few at a time, until all is done or a signal comes."""
+def job_of(out: pathlib.Path, run: Run, keep_checkpoints: bool = False) -> driver.Job:
+    """The process of a run, which ends with its JSON."""
+    folder = work_path(out, run)
 
-    def __init__(self, out: pathlib.Path, jobs: int, keep_checkpoints: bool):
-        """Deals the cores out to `jobs` workers."""
-        self.out, self.keep_checkpoints = out, keep_checkpoints
-        self.jobs = jobs
-        self.stopped = False
-        self.live: set[subprocess.Popen] = set()
-        self.shares: queue.Queue[list[int]] = queue.Queue()
-        cores: list[int] = []
-        if sys.platform == "linux":
-            cores = sorted(os.sched_getaffinity(0))
-        for worker in range(jobs):
-            self.shares.put(cores[worker::jobs] or cores)
+    def finish() -> None:
+        record(out, run)
+        if not keep_checkpoints:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
-    def stop(self, number: int, frame: Any) -> None:
-        """Passes a signal on: runs save and end, and no other starts."""
-        self.stopped = True
-        for process in list(self.live):
-            process.send_signal(number)
-
-    def all(self, runs: Sequence[Run]) -> list[Run]:
-        """Runs them; gives those that failed."""
-        with concurrent.futures.ThreadPoolExecutor(
-            self.jobs, initializer=self._pin
-        ) as pool:
-            good = pool.map(self._one, runs)
-            return [run for run, fine in zip(runs, good, strict=True) if not fine]
-
-    def _pin(self) -> None:
-        # Of this thread alone; what it starts inherits it.
-        if share := self.shares.get():
-            os.sched_setaffinity(0, share)
-
-    def _one(self, run: Run) -> bool:
-        if self.stopped:
-            return True
-        name = f"{run.study}/{run.cell} seed {run.seed}"
-        folder = work_path(self.out, run)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        log = folder.with_name(f"{folder.name}.log")
-        print(f"begins   {name}: {' '.join(command_of(self.out, run)[1:])}", flush=True)
-        with log.open("a") as file:
-            # Its own session: a Ctrl-C reaches it once, through `stop`.
-            process = subprocess.Popen(
-                command_of(self.out, run), stdout=file, stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )  # fmt: skip
-            self.live.add(process)
-            code = process.wait()
-            self.live.discard(process)
-        if code == 0 and (folder / "summary.json").exists():
-            record(self.out, run)
-            if not self.keep_checkpoints:
-                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            print(f"done     {name}", flush=True)
-            return True
-        if self.stopped:
-            print(f"stopped  {name}; the same command goes on", flush=True)
-            return True
-        tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-5:])
-        print(f"failed   {name} with code {code}, see {log}:\n  {tail}", flush=True)
-        return False
+    name = f"{run.study}/{run.cell} seed {run.seed}"
+    return driver.Job(name, command_of(out, run), folder, finish)
 
 
 def main() -> int:
@@ -367,11 +310,12 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{given.study}: {len(runs)} runs, {len(missing)} of them to do", flush=True)
-    driver = Driver(given.out, given.jobs, given.keep_checkpoints)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, driver.stop)
-    failed = driver.all(missing)
-    return 1 if failed or driver.stopped else 0
+    driving = driver.Driver(given.jobs)
+    driving.listen()
+    failed = driving.all(
+        [job_of(given.out, run, given.keep_checkpoints) for run in missing]
+    )
+    return 1 if failed or driving.stopped else 0
 
 
 if __name__ == "__main__":

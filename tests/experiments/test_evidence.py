@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import config_dict
 
-from experiments import border, compare_curves, evidence
+from experiments import border, compare_curves, driver, evidence
 from experiments.compare_curves import Curve
 from rljax.training.files import RunError
 
@@ -275,8 +275,8 @@ def test_the_driver_records_good_runs_and_names_bad_ones(tmp_path, monkeypatch, 
         ]  # fmt: skip
 
     monkeypatch.setattr(evidence, "command_of", command)
-    driver = evidence.Driver(tmp_path, jobs=2, keep_checkpoints=False)
-    assert driver.all([good, bad]) == [bad]
+    jobs = [evidence.job_of(tmp_path, run) for run in (good, bad)]
+    assert driver.Driver(jobs=2).all(jobs) == jobs[1:]
     assert evidence.is_done(tmp_path, good) and not evidence.is_done(tmp_path, bad)
     assert not (evidence.work_path(tmp_path, good) / "checkpoints").exists()
     assert "failed   compare/sac seed 1 with code 2" in capsys.readouterr().out
