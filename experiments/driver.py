@@ -28,6 +28,10 @@ class Job(NamedTuple):
     finish: Callable[[], None] = lambda: None
     result: str = "summary.json"
 
+    def is_done(self) -> bool:
+        """Whether it has ended well, now or earlier."""
+        return (self.folder / self.result).exists()
+
 
 class Driver:
     """Runs jobs until all are done or a signal comes."""
@@ -86,7 +90,7 @@ class Driver:
             self.live.add(process)
             code = process.wait()
             self.live.discard(process)
-        if code == 0 and (job.folder / job.result).exists():
+        if code == 0 and job.is_done():
             job.finish()
             print(f"done     {job.name}", flush=True)
             return True

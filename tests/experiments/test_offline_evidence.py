@@ -1,0 +1,150 @@
+"""Studies of methods that learn from logs: runs, their order, tables by hand."""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import (
+    border,
+    driver,
+    offline_evidence,
+    offline_studies,
+    offline_tables,
+)
+from rljax.training.files import RunError
+
+CELLS = {
+    "oreo": offline_studies.Cell(
+        "oreo", {"level": "step", "eval.split": "dev"}, (1, 2)
+    ),
+    "sft": offline_studies.Cell("sft", {"data.tokens": 100}, (2, 3)),
+}
+
+
+@pytest.fixture(autouse=True)
+def studied(monkeypatch):
+    monkeypatch.setattr(offline_studies, "STUDIES", {"tiny": CELLS})
+
+
+def test_runs_go_seed_by_seed():
+    found = [(run.cell, run.seed) for run in offline_evidence.runs_of("tiny")]
+    assert found == [("oreo", 1), ("oreo", 2), ("sft", 2), ("sft", 3)]
+    some = offline_evidence.runs_of("tiny", only=["sft"], seeds=[3])
+    assert [(run.cell, run.seed) for run in some] == [("sft", 3)]
+
+
+@pytest.mark.parametrize(
+    "study, only, seeds, message",
+    [
+        ("x", [], [], "--study=x: there are tiny"),
+        ("tiny", ["x"], [], "--only=x: tiny has oreo, sft"),
+        ("tiny", [], [7], r"--seeds=7: tiny has \[1, 2, 3\]"),
+    ],
+)
+def test_what_there_is_not_is_refused(study, only, seeds, message):
+    with pytest.raises(RunError, match=message):
+        offline_evidence.runs_of(study, only, seeds)
+
+
+def test_every_cell_of_every_study_is_a_command_that_is_accepted(monkeypatch):
+    monkeypatch.undo()
+    out = pathlib.Path("out")
+    for study in offline_studies.STUDIES:
+        for run in offline_evidence.runs_of(study):
+            words = offline_evidence.run_job(out, run).command
+            config = border.read_command(words[3:]).config
+            assert config.seed == run.seed and config.model.path == "out/base/hf"
+            log = f"out/logs/seed{run.seed}/log.jsonl.gz"
+            assert config.data.path == ("" if run.method == "sft" else log)
+            assert config.eval.split in ("dev", "test")
+
+
+def written(folder: pathlib.Path, after: float) -> None:
+    folder.mkdir(parents=True)
+    summary = {
+        "before": {}, "after": {"arithmetic": after}, "tokens": 120, "updates": 3,
+        "items": 40, "train_seconds": 1.5, "alarms": ["far"],
+    }  # fmt: skip
+    made = {"config": {"eval": {"split": "dev", "problems": 0}}, "git": "abc"}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "config.json").write_text(json.dumps(made))
+
+
+def test_a_finished_run_becomes_a_json_and_is_not_run_again(tmp_path):
+    run = offline_evidence.runs_of("tiny")[0]
+    written(offline_evidence.work_path(tmp_path, run), 0.25)
+    assert not offline_evidence.is_done(tmp_path, run)
+    offline_evidence.run_job(tmp_path, run).finish()
+    assert offline_evidence.is_done(tmp_path, run)
+    saved = json.loads(offline_evidence.json_path(tmp_path, run).read_text())
+    assert (saved["after"], saved["before"], saved["split"]) == (0.25, None, "dev")
+    assert (saved["cell"], saved["seed"], saved["git"]) == ("oreo", 1, "abc")
+    with pytest.raises(RunError, match="has overrides .* asked is"):
+        offline_evidence.is_done(tmp_path, run._replace(overrides={}))
+
+
+def test_base_then_logs_then_runs(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    class Spy(driver.Driver):
+        def all(self, jobs):
+            asked.append([job.name for job in jobs])
+            for job in jobs:
+                written(job.folder, 0.5)
+                job.finish()
+            return []
+
+    words = ["x", f"--out={tmp_path}", "--study=tiny", "--seeds=2"]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(driver, "Driver", Spy)
+    monkeypatch.setattr(driver.Driver, "listen", lambda self: None)
+    assert offline_evidence.main() == 0
+    runs = ["tiny/oreo seed 2", "tiny/sft seed 2"]
+    assert asked == [["base"], ["log of seed 2"], runs]
+    asked.clear()
+    assert offline_evidence.main() == 0
+    assert sum(asked, []) == []
+    assert "2 runs, 0 of them to do" in capsys.readouterr().out
+
+
+def test_the_interval_of_three_seeds_by_hand():
+    # Mean 2, variance (1 + 0 + 1) / 2 = 1, t of two degrees 4.303.
+    found = offline_tables.estimate([1.0, 2.0, 3.0])
+    np.testing.assert_allclose(found, [2, 2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5])
+    assert offline_tables.estimate([0.5]).text() == "0.500"
+    assert (
+        offline_tables.estimate([0.5, 0.5]).text(sign=True) == "+0.500 [0.500, 0.500]"
+    )
+    with pytest.raises(ValueError, match="11 seeds"):
+        offline_tables.estimate([0.0] * 11)
+
+
+def test_points_of_t_are_those_of_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    found = [stats.t.ppf(0.975, n) for n in range(1, len(offline_tables.T95))]
+    np.testing.assert_allclose(offline_tables.T95[1:], found, atol=5e-4)
+
+
+def test_a_table_is_sorted_and_paired_by_seed(tmp_path):
+    for cell, seed, after in [
+        ("oreo", 1, 0.6), ("oreo", 2, 0.8), ("sft", 1, 0.5), ("sft", 2, 0.6)
+    ]:  # fmt: skip
+        record = {
+            "study": "tiny", "cell": cell, "seed": seed, "after": after,
+            "split": "test", "problems": 0, "tokens": 1000, "updates": 9, "items": 5, "alarms": [],
+        }  # fmt: skip
+        (tmp_path / f"{cell}-seed{seed}.json").write_text(json.dumps(record))
+    runs = offline_tables.load(tmp_path)
+    lines = offline_tables.table(runs, "sft").splitlines()
+    cells = [line.strip("| ").split(" | ") for line in lines]
+    assert [row[0] for row in cells[2:]] == ["oreo", "sft"]
+    # Differences 0.1 and 0.2: 0.15 +- 12.706 * 0.0707 / 1.414 = 0.6353.
+    assert cells[2][3] == "+0.150 [-0.485, 0.785]"
+    assert cells[2][1:3] == ["1 2", "0.700 [-0.571, 1.971]"]
+    with pytest.raises(RunError, match="--baseline=dpo: there are oreo, sft"):
+        offline_tables.table(runs, "dpo")
+    with pytest.raises(RunError, match="no CELL-seedN.json"):
+        offline_tables.load(tmp_path / "none")
