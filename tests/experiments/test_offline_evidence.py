@@ -134,7 +134,8 @@ def test_a_table_is_sorted_and_paired_by_seed(tmp_path):
     ]:  # fmt: skip
         record = {
             "study": "tiny", "cell": cell, "seed": seed, "after": after,
-            "split": "test", "problems": 0, "tokens": 1000, "updates": 9, "items": 5, "alarms": [],
+            "split": "test", "problems": 0, "tokens": 1000, "updates": 9,
+            "items": 5, "alarms": [],
         }  # fmt: skip
         (tmp_path / f"{cell}-seed{seed}.json").write_text(json.dumps(record))
     runs = offline_tables.load(tmp_path)
