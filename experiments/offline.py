@@ -30,6 +30,7 @@ OPTIMIZER_LIMITS = {
     "b1": SHARE,
     "b2": SHARE,
     "epsilon": POSITIVE,
+    "wait": Limit(0, 1),
 }
 
 

@@ -21,35 +21,25 @@ BASE = {"eval.split": "test", "data.epochs": 8}
 LOG = {"samples": 8}
 
 # A look before the grids: where learning rates are worth a grid.
-LOOK = {"eval.split": "dev", "eval.before": False, "data.batch_size": 64}
-LOOK |= {"data.tokens": 220_000}
+LOOK = {"eval.split": "dev", "eval.before": False, "data.batch_size": 16}
+LOOK |= {"data.tokens": 220_000, "optimizer.warmup": 0.1}
 
 
-def _rates(method: str, rates: tuple[float, ...], **more: Any) -> dict[str, Cell]:
-    fixed = {key.replace("__", "."): value for key, value in more.items()}
-    return {
-        f"{method}_{rate:g}": Cell(
-            method, {"optimizer.learning_rate": rate} | fixed | LOOK, TUNING
-        )
-        for rate in rates
-    }
+def _oreo(rate: float, critic: float, **more: Any) -> Cell:
+    rates = {"optimizer.learning_rate": rate, "critic.learning_rate": critic}
+    return Cell("oreo", LOOK | rates | more, TUNING)
 
 
 STUDIES: Mapping[str, Mapping[str, Cell]] = {
     "look": {
-        **_rates("rejection_sampling", (3e-4, 1e-3)),
-        "oreo_3e-4": Cell(
-            "oreo",
-            LOOK | {"optimizer.learning_rate": 3e-4, "critic.learning_rate": 3e-4},
-            TUNING,
+        "rs_1e-4": Cell(
+            "rejection_sampling", LOOK | {"optimizer.learning_rate": 1e-4}, TUNING
         ),
-        "oreo_1e-3": Cell(
-            "oreo",
-            LOOK | {"optimizer.learning_rate": 1e-3, "critic.learning_rate": 1e-3},
-            TUNING,
+        "oreo_1e-4_wait": _oreo(1e-4, 2e-3, **{"optimizer.wait": 0.4}),
+        "oreo_1e-4_wait_kl0.1": _oreo(
+            1e-4, 2e-3, **{"optimizer.wait": 0.4, "kl_weight": 0.1}
         ),
-        **_rates("dpo", (3e-5, 1e-4, 3e-4)),
-        **_rates("kto", (1e-4, 3e-4)),
-        **_rates("sft", (3e-4, 1e-3)),
+        "sft_1e-4": Cell("sft", LOOK | {"optimizer.learning_rate": 1e-4}, TUNING),
+        "dpo_3e-5": Cell("dpo", LOOK | {"optimizer.learning_rate": 3e-5}, TUNING),
     },
 }

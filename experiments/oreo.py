@@ -62,7 +62,9 @@ def method_of(config: Any) -> offline.Method:
     }
     border.limits(config, limits)
     actor = offline.optimizer_of(config.optimizer)
-    critic = dataclasses.replace(actor, learning_rate=config.critic.learning_rate)
+    critic = dataclasses.replace(
+        actor, learning_rate=config.critic.learning_rate, wait=0.0
+    )
     level = pick(LEVELS, config.level, "level")
     actor_loss = pick(ACTOR_LOSSES, config.actor_loss, "actor_loss")
     value = pick(VALUES, config.value, "value")

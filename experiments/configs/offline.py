@@ -68,6 +68,9 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.95
     config.optimizer.epsilon = 1e-8
+    # Share of the updates in which the policy stands still, such as until OREO's value
+    # has learnt something.
+    config.optimizer.wait = 0.0
 
     config.eval = config_dict.ConfigDict()
     config.eval.split = "dev"  # or test

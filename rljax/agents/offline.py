@@ -22,7 +22,11 @@ from rljax.types import Key, Metrics, Packed, Params
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """Adam with a cosine fall to 0 after a linear rise; each network has its own."""
+    """Adam with a cosine fall to 0 after a linear rise; each network has its own.
+
+    With `wait` above 0 the network stands still for that share of the updates first,
+    as a policy may whose value has yet to learn something.
+    """
 
     learning_rate: float = 5e-6
     warmup: float = 0.03  # share of the updates in which the rate rises
@@ -31,6 +35,7 @@ class Optimizer:
     b1: float = 0.9
     b2: float = 0.95
     epsilon: float = 1e-8
+    wait: float = 0.0  # share of the updates in which nothing moves
 
 
 @flax.struct.dataclass
@@ -91,13 +96,17 @@ def make_optimizer(config: Optimizer, updates: int) -> optax.GradientTransformat
       config: its settings.
       updates: of the whole run, after which the rate is 0.
     """
-    rise = min(round(config.warmup * updates), updates - 1)
+    still = min(round(config.wait * updates), updates - 1)
+    moving = updates - still
+    rise = min(round(config.warmup * moving), moving - 1)
     if rise:
         rate = optax.warmup_cosine_decay_schedule(
-            0.0, config.learning_rate, rise, updates
+            0.0, config.learning_rate, rise, moving
         )
     else:
-        rate = optax.cosine_decay_schedule(config.learning_rate, updates)
+        rate = optax.cosine_decay_schedule(config.learning_rate, moving)
+    if still:
+        rate = optax.join_schedules([optax.constant_schedule(0.0), rate], [still])
     return optimizers.adam(
         rate, config.max_grad_norm, config.weight_decay,
         config.b1, config.b2, config.epsilon,
