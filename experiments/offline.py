@@ -251,6 +251,7 @@ def _plan(config, method: Method, log: list[Episode], num_devices: int) -> packi
         return packing.make_plan(
             method.items(log, config.seed), data.batch_size, data.epochs, config.seed,
             num_devices, data.row_tokens or None, method.compose, data.tokens,
+            data.by_task,
         )  # fmt: skip
     except ValueError as error:
         raise ConfigError(f"config.data: {error}") from error

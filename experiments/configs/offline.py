@@ -58,6 +58,8 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.data.epochs = 1
     # Train until so many tokens were read, in as many epochs as that takes; 0: epochs.
     config.data.tokens = 0
+    # Answers to one problem come one after the other, mostly in one batch.
+    config.data.by_task = False
     config.data.flip = 0.0  # share of rewards turned round, to see what noise does
 
     config.optimizer = config_dict.ConfigDict()

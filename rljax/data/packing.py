@@ -28,6 +28,8 @@ class Plan(NamedTuple):
       batch_size: items of an update, over all devices.
       epochs: passes over the log.
       seed: of the order.
+      group: number of each item's group, int [items]; those of a group come one after
+        the other, in every epoch.
       num_devices: that share a batch evenly.
       updates: of the whole run.
       rows: R of each device, enough for every batch of the run.
@@ -41,6 +43,7 @@ class Plan(NamedTuple):
     batch_size: int
     epochs: int
     seed: int
+    group: np.ndarray
     num_devices: int
     updates: int
     rows: int
@@ -68,6 +71,7 @@ def make_plan(
     tokens: int | None = None,
     compose: Compose = as_they_are,
     budget: int = 0,
+    by_task: bool = False,
 ) -> Plan:
     """Finds the sizes that all batches of a run fit into.
 
@@ -82,6 +86,9 @@ def make_plan(
       compose: applied to the items of each batch.
       budget: tokens after which the run ends, with the update that reaches it, however
         many or few epochs that takes; 0: `epochs` say when.
+      by_task: items whose first texts are of one task come one after the other, so
+        that a batch holds most answers to a few problems and not one to each of many.
+        What good and bad answers have in common then cancels in a policy gradient.
 
     Raises:
       ValueError: if there is no item, a size is impossible, or a text is longer than
@@ -98,8 +105,11 @@ def make_plan(
             "evenly"
         )
     updates = epochs * -(-len(items) // batch_size)
+    tasks = [item[0].task for item in items] if by_task else range(len(items))
+    group = np.unique(np.array(tasks), return_inverse=True)[1]
     plan = Plan(
-        items, compose, batch_size, epochs, seed, num_devices, updates, 0, 0, 0, 0
+        items, compose, batch_size, epochs, seed, group, num_devices, updates,
+        rows=0, tokens=0, actions=0, members=0,
     )  # fmt: skip
     if budget:
         plan = _within(plan, budget)
@@ -144,7 +154,11 @@ def batch_of(plan: Plan, update: int) -> list[Item]:
 
 def _batch(plan: Plan, update: int) -> list[Item]:
     epoch, number = divmod(update, plan.updates_per_epoch)
-    order = np.random.default_rng([plan.seed, epoch]).permutation(len(plan.items))
+    rng = np.random.default_rng([plan.seed, epoch])
+    order = rng.permutation(len(plan.items))
+    if (plan.group != np.arange(len(plan.items))).any():
+        place = rng.permutation(plan.group.max() + 1)  # of each group in this epoch
+        order = order[np.argsort(place[plan.group[order]], kind="stable")]
     chosen = order[number * plan.batch_size : (number + 1) * plan.batch_size]
     return plan.compose([plan.items[i] for i in chosen])
 

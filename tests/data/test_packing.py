@@ -1,6 +1,7 @@
 """Packed batches hold every text once, whole, and in an order that is data."""
 
 import collections
+import itertools
 
 import jax
 import numpy as np
@@ -146,3 +147,25 @@ def test_a_budget_of_tokens_ends_the_run_with_the_update_that_reaches_it():
             assert [text.line for (text,) in last] == [text.line for (text,) in same_as]
             with pytest.raises(ValueError, match=f"the run has {updates}"):
                 packing.batch_of(plan, updates)
+
+
+def test_answers_to_one_task_come_one_after_the_other():
+    items = [(episode._replace(task=f"{n % 5}"),) for n, episode in enumerate(LOG)]
+    plan = packing.make_plan(items, 4, 2, seed=1, by_task=True)
+    orders = []
+    for epoch in range(2):
+        updates = range(plan.updates_per_epoch)
+        first = epoch * plan.updates_per_epoch
+        shown = [item[0] for n in updates for item in packing.batch_of(plan, first + n)]
+        assert sorted(text.line for text in shown) == sorted(text.line for text in LOG)
+        changes = sum(a.task != b.task for a, b in itertools.pairwise(shown))
+        assert changes == 4
+        orders.append([text.line for text in shown])
+    assert orders[0] != orders[1]
+
+
+def test_without_tasks_the_order_is_a_permutation_of_the_epoch():
+    plan = packing.make_plan(ITEMS, len(ITEMS), 1, seed=7)
+    shown = [text.line for (text,) in packing.batch_of(plan, 0)]
+    order = np.random.default_rng([7, 0]).permutation(len(ITEMS))
+    assert shown == [LOG[i].line for i in order]
