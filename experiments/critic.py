@@ -1,4 +1,4 @@
-"""The V of an OREO run beside its policy: written by `oreo`, read by `search`.
+"""The V of an OREO run beside its policy: written by `oreo`, read by it and `search`.
 
 `hf/` has `heads.json` and `heads.safetensors` with a linear head "v", and `critic/`, a
 Hugging Face folder of the trunk that it reads; no such folder where that is the
@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.border import ConfigError
-from experiments.offline import Start
+from experiments.starts import Start, fitting_weights
 from rljax.models import heads_file, hf_folder, loading, lora
 from rljax.models.config import ModelConfig
 from rljax.models.heads import Head
 from rljax.types import Params
 
 FOLDER = "critic"
+_WANTED = "a folder with V in it, such as hf/ of an oreo workdir"
 
 
 class Critic(NamedTuple):
@@ -76,17 +77,8 @@ def load(where: str, policy: ModelConfig) -> Critic:
       ConfigError: if there is no V, or none of whole texts, or it does not fit.
     """
     folder = pathlib.Path(where).expanduser()
-    wanted = "a folder with V in it, such as hf/ of an oreo workdir"
-    try:
-        heads, notes = heads_file.load(folder)
-    except ValueError as error:
-        raise ConfigError(f"config.model.path: {error}; give {wanted}") from error
-    if "v" not in heads or notes.read_v != "every_token":
-        raise ConfigError(
-            f"config.model.path: {folder} has the heads {sorted(heads)}, and V reads "
-            f"the {notes.read_v.replace('_', ' ')}; give {wanted}"
-        )
-    config, params, v = policy, None, heads["v"]
+    v, notes = _head(folder, "model.path")
+    config, params = policy, None
     try:
         if notes.trunk != ".":
             model = loading.open_model(folder / notes.trunk)
@@ -105,3 +97,48 @@ def load(where: str, policy: ModelConfig) -> Critic:
         return jnp.asarray(head.apply({"params": v}, hidden))
 
     return Critic(config, params, apply)
+
+
+def begin(where: str, start: Start) -> tuple[Params | None, jax.Array]:
+    """What `export` wrote, to be learnt on.
+
+    Args:
+      where: folder of a policy, `critic.path`.
+      start: the model that the critic's trunk has to be like.
+
+    Returns:
+      Trunk, None where it was the policy's; and the head, float32 [D].
+
+    Raises:
+      ConfigError: as `load`, or if V is no linear function of hidden states.
+    """
+    folder = pathlib.Path(where).expanduser()
+    v, notes = _head(folder, "critic.path")
+    if set(v) != {"Dense_0"} or np.any(v["Dense_0"]["bias"]):
+        raise ConfigError(
+            f"config.critic.path: V of {folder} is not linear; give {_WANTED}"
+        )
+    if notes.width != start.config.width:
+        raise ConfigError(
+            f"config.critic.path: {folder} has a head for {notes.width} features, and "
+            f"the model of config.model.path has {start.config.width}"
+        )
+    head = jnp.asarray(v["Dense_0"]["kernel"][:, 0])
+    if notes.trunk == ".":
+        return None, head
+    trunk = fitting_weights(folder / notes.trunk, start.config, "critic.path")
+    return trunk, head
+
+
+def _head(folder: pathlib.Path, key: str) -> tuple[Params, heads_file.Notes]:
+    """Parameters of V, and what is to be known of it."""
+    try:
+        heads, notes = heads_file.load(folder)
+    except ValueError as error:
+        raise ConfigError(f"config.{key}: {error}; give {_WANTED}") from error
+    if "v" not in heads or notes.read_v != "every_token":
+        raise ConfigError(
+            f"config.{key}: {folder} has the heads {sorted(heads)}, and V reads "
+            f"the {notes.read_v.replace('_', ' ')}; give {_WANTED}"
+        )
+    return heads["v"], notes

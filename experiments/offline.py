@@ -19,7 +19,7 @@ from rljax.data import episodes, noise, packing
 from rljax.data.logs import LogError
 from rljax.models import hf_folder
 from rljax.training import checkpoint, devices, loop, workdir
-from rljax.types import Episode, PyTree
+from rljax.types import Episode, Params, PyTree
 
 REJECTS = "rejects.jsonl"  # lines of the log that were skipped
 OPTIMIZER_LIMITS = {
@@ -43,6 +43,7 @@ class Method(NamedTuple):
       agent: (start, updates of the run, axis name) -> the agent.
       name: in words.
       extras: (start, state at the end) -> what writes more into the exported folder.
+      begun: start -> trees of networks that begin elsewhere than at the reference.
     """
 
     items: Callable[[list[Episode], int], list[packing.Item]]
@@ -50,6 +51,7 @@ class Method(NamedTuple):
     name: str
     compose: packing.Compose = packing.as_they_are
     extras: Callable[[Start, agents.State], list[hf_folder.Extra]] = lambda *_: []
+    begun: Callable[[Start], dict[str, Params]] = lambda start: {}
 
 
 def single(log: list[Episode], seed: int) -> list[packing.Item]:
@@ -64,16 +66,20 @@ def optimizer_of(config: Any, prefix: str = "optimizer") -> Optimizer:
 
 
 def read_log(config: Any, start: Start, folder: pathlib.Path) -> list[Episode]:
-    """The log of a config as episodes.
+    """The log of a config as episodes, or its logs, one after the other.
 
     Raises:
-      ConfigError: if it cannot be read, or a line of it where that stops the run.
+      ConfigError: if one cannot be read, or a line of it where that stops the run.
     """
     border.pick({"stop": 0, "skip": 0}, config.data.on_error, "data.on_error")
     border.require(bool(config.data.path), "data.path", config.data.path, "a log")
+    paths = config.data.path.split(",")
+    border.require(
+        all(paths), "data.path", config.data.path, "logs with one comma between two"
+    )
     try:
         log = episodes.load(
-            config.data.path,
+            paths,
             start.tokenizer,
             on_error=config.data.on_error,
             rejects=folder / REJECTS,
@@ -126,6 +132,7 @@ def train(
     run.keep_compiled()
     parallel = run.parallel_of(config)
     task, start = reasoning.make_task(config), starts.choose_start(config)
+    begun = [_begun(config, start, method)]  # taken out of the list, as weights are
     # Into a folder of its own: the workdir may be another run's, and is opened later.
     with tempfile.TemporaryDirectory() as spare:
         log = log_of(start, task, pathlib.Path(spare))
@@ -136,7 +143,9 @@ def train(
     weights = [start.weights()]  # taken out of the list: the state alone holds them
     record = config.to_dict()
     record |= {"frozen": checkpoint.digest(weights[0]), "log_digest": _digest(log)}
-    shapes = jax.eval_shape(agent.init, jax.random.key(0), weights[0])
+    if begun[0]:
+        record["begun"] = checkpoint.digest(begun[0])
+    shapes = jax.eval_shape(agent.init, jax.random.key(0), weights[0], begun[0])
     thin = dataclasses.replace(shapes, frozen=None)
     needed = (config.log.keep_checkpoints + 1) * checkpoint.state_bytes(thin)
     opened = workdir.open_workdir(
@@ -152,14 +161,16 @@ def train(
         )  # fmt: skip
 
     def init() -> PyTree:
-        def begin(key, weights):
-            return dataclasses.replace(agent.init(key, weights), frozen=None)
+        def begin(key, weights, begun):
+            state = agent.init(key, weights, begun)
+            return dataclasses.replace(state, frozen=None)
 
-        state = jax.jit(begin)(jax.random.key(config.seed), weights[0])
+        state = jax.jit(begin)(jax.random.key(config.seed), weights[0], begun.pop())
         return with_frozen(state), np.zeros(2, np.int64)
 
     def restore(read: loop.Read, meta: dict) -> PyTree:
         del meta
+        begun.clear()
         state, cursor = read((thin, np.zeros(2, np.int64)))
         return with_frozen(state), np.asarray(cursor)
 
@@ -181,6 +192,12 @@ def train(
     result = loop.train(program, schedule, opened)
     if result.after is not None:
         offline_end.conclude(config, opened.path, method, start, agent, result, plan)
+
+
+def _begun(config: Any, start: Start, method: Method) -> dict[str, Params]:
+    """Trees of the networks that begin elsewhere than at the reference."""
+    policy = starts.other_weights(config, start)
+    return ({} if policy is None else {"actor": policy}) | method.begun(start)
 
 
 def _iterate(

@@ -15,6 +15,7 @@ from rljax.agents import oreo
 from rljax.losses import oreo as losses
 from rljax.models.lora import LoraConfig
 from rljax.policy import texts
+from rljax.types import Params
 
 LEVELS = {
     "token": losses.by_token,
@@ -87,8 +88,33 @@ def method_of(config: Any) -> offline.Method:
         return [critic_lib.export(start, trunk, learnt["head"])]
 
     return offline.Method(
-        offline.single, make, f"OREO, {config.level} level", extras=extras
-    )
+        offline.single, make, f"OREO, {config.level} level", extras=extras,
+        begun=lambda start: _begun(config, start),
+    )  # fmt: skip
+
+
+def _begun(config: Any, start: starts.Start) -> dict[str, Params]:
+    """The critic of an earlier run, where a config names one."""
+    path = config.critic.path
+    if not path:
+        return {}
+    for key, value, wrong in (
+        ("lora.rank", config.lora.rank, bool(config.lora.rank)),
+        ("value", config.value, config.value == "adapter"),
+    ):
+        border.require(
+            not wrong, "critic.path", path,
+            f"empty with {key}={value}: an adapter begins as the reference",
+        )  # fmt: skip
+    trunk, head = critic_lib.begin(path, start)
+    fits = "shared_trunk" if trunk is None else "own_trunk"
+    border.require(
+        config.value == fits, "value", config.value,
+        f"{fits} with critic.path={path}, as in the run that learnt it",
+    )  # fmt: skip
+    return {
+        "critic": {"head": head} if trunk is None else {"trunk": trunk, "head": head}
+    }
 
 
 if __name__ == "__main__":

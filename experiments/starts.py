@@ -1,6 +1,7 @@
 """The model that a run on texts begins from: out of files, or of random weights."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -34,6 +35,8 @@ LIMITS = {
     "log.checkpoint_every_updates": AT_LEAST_ONE,
     "log.keep_checkpoints": AT_LEAST_ONE,
 }
+# Settings of a decoder that say how it computes, and not what.
+_HOW = {"scan_layers", "remat", "param_dtype", "dtype"}
 
 
 class Start(NamedTuple):
@@ -100,6 +103,59 @@ def choose_start(config: Any, task: reasoning.Task | None = None) -> Start:
     texts = texts_lib.make(size)
     end = (tokens.eos_token_id,)
     return Start(size, tokens, end, texts, None, drawn, "random weights")
+
+
+def other_weights(config: Any, start: Start) -> Params | None:
+    """What a policy begins as where that is not the reference; None: it is.
+
+    Args:
+      config: `model.policy` is the model; empty for the reference, `model.path`.
+      start: of the same config.
+
+    Raises:
+      ConfigError: if there is no reference, or an adapter learns beside it; or for a
+        model that cannot be read or is not of the reference's kind.
+    """
+    path = config.model.policy
+    if not path:
+        return None
+    border.require(
+        bool(config.model.path), "model.policy", path, "empty without model.path"
+    )
+    border.require(
+        not config.lora.rank, "model.policy", path,
+        f"empty with lora.rank={config.lora.rank}: an adapter begins as the reference",
+    )  # fmt: skip
+    return fitting_weights(path, start.config, "model.policy")
+
+
+def fitting_weights(path: str | pathlib.Path, size: ModelConfig, key: str) -> Params:
+    """Weights of a model that computes as `size` says.
+
+    Args:
+      path: as of `loading.open_model`.
+      size: settings of the model it has to be like; the weights get its type.
+      key: the setting that names it, for messages.
+
+    Raises:
+      ConfigError: if it cannot be read, or is another kind of model.
+    """
+    try:
+        model = loading.open_model(path)
+        wrong = [
+            f"{field.name} is {there!r} there, {here!r} here"
+            for field in dataclasses.fields(size)
+            if field.name not in _HOW
+            and (there := getattr(model.config, field.name, None))
+            != (here := getattr(size, field.name))
+        ]
+        if wrong:
+            raise ValueError(
+                f"{path} is not a model like config.model.path: {'; '.join(wrong)}"
+            )
+        return loading.load_params(model, dtype=size.param_dtype)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"config.{key}: {error}") from error
 
 
 def _from_files(config: Any) -> Start:

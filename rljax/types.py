@@ -102,7 +102,7 @@ class Episode(NamedTuple):
     reward: float  # of the whole episode
     task: str  # episodes of one problem share it
     source: str  # where the log has it from; "" if it does not say
-    line: int  # of the log, from 1 on
+    line: int  # of its log, from 1 on
     log_probs: np.ndarray | None = None  # float32 [T], of the policy that sampled
 
 

@@ -20,6 +20,9 @@ def shared(scale: str) -> config_dict.ConfigDict:
     # A Hugging Face folder, such as hf/ of an earlier workdir, a .gguf file or
     # smollm2. Empty, for sft alone: a decoder of the sizes below, from random weights.
     config.model.path = ""
+    # What the policy begins as, whole weights of the same kind of model; empty: as the
+    # reference, which model.path is in any case.
+    config.model.policy = ""
     config.model.width = 160
     config.model.layers = 4
     config.model.heads = 4
@@ -51,7 +54,9 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.task.factor = 5
 
     config.data = config_dict.ConfigDict()
-    config.data.path = ""  # a log; empty, for sft alone: the task's own solutions
+    # A log, or several with a comma between two, read one after the other; empty, for
+    # sft alone: the task's own solutions.
+    config.data.path = ""
     config.data.on_error = "stop"  # or skip: bad lines go to rejects.jsonl
     config.data.row_tokens = 256  # texts are packed into rows; 0: the longest text's
     config.data.batch_size = 128  # episodes, pairs or answers of an update
@@ -88,7 +93,12 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.log = config_dict.ConfigDict()
     config.log.checkpoint_every_updates = 500
     config.log.keep_checkpoints = 2
+    _scale(config, scale)
+    return config
 
+
+def _scale(config: config_dict.ConfigDict, scale: str) -> None:
+    """Small sizes for a check, large ones for models from files."""
     if scale == "smoke":
         config.model.width = 32
         config.model.layers = 1
@@ -111,7 +121,6 @@ def shared(scale: str) -> config_dict.ConfigDict:
         config.eval.max_tokens = 512
         config.model.dtype = "bfloat16"
         config.model.remat = True
-    return config
 
 
 def drift() -> config_dict.ConfigDict:

@@ -25,6 +25,9 @@ def get_config(scale: str = "arithmetic") -> config_dict.ConfigDict:
     config.kl_weight = 0.01  # the paper's is 0.1 for steps, 0.3 for responses
     config.optimizer.learning_rate = 1e-4
     config.critic = config_dict.ConfigDict()
+    # hf/ of an earlier OREO workdir, whose V, trunk and head, is learnt on; empty: a
+    # copy of the reference and a head of zeros.
+    config.critic.path = ""
     config.critic.learning_rate = 1e-4
     config.critic.lora_rank = 64  # of value=adapter
     config.critic.lora_alpha = 64.0

@@ -14,6 +14,7 @@ from experiments.configs import offline
 def get_config(scale: str = "arithmetic") -> config_dict.ConfigDict:
     """Settings of a search; `scale` is what follows the colon of --config."""
     config = offline.shared(scale)
+    del config.model.policy  # nothing is learnt
     config.eval.split = "test"
     config.beams = (3, 5, 7)  # B of each search; K is B too
     config.rounds = 20  # steps of an answer, at most

@@ -8,6 +8,7 @@ All tokens of a batch weigh the same. Shapes: see `types.Packed`.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -59,9 +60,12 @@ def make(
     )
 
 
-def _init(parts: _Parts, key: Key, frozen: Params) -> State:
+def _init(
+    parts: _Parts, key: Key, frozen: Params, begun: Mapping[str, Params] | None = None
+) -> State:
     params = {"actor": parts.texts.init_trunk(key, frozen)}
-    return offline.start(params, parts.optimizer, frozen if parts.keep else None)
+    kept = frozen if parts.keep else None
+    return offline.start(params, parts.optimizer, kept, begun)
 
 
 def _per_token(scores: Scores, weight: jax.Array):

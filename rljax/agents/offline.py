@@ -4,7 +4,7 @@ Shapes: E texts, L actions of a text; see `types.Packed`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import flax.struct
@@ -17,7 +17,7 @@ from rljax.losses.token_logprob import Scores, Source, token_scores
 from rljax.optim import optimizers
 from rljax.policy import texts as texts_lib
 from rljax.policy.texts import Texts
-from rljax.types import Key, Metrics, Packed, Params
+from rljax.types import Metrics, Packed, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,13 +64,14 @@ class OfflineAgent(NamedTuple):
     """An agent as functions; settings are closed over.
 
     Attributes:
-      init: (key, frozen) -> State. `frozen` are the weights it starts from.
+      init: (key, frozen, begun) -> State. `frozen` are the weights it starts from;
+        `begun`, which may be left out, are trees of networks that start elsewhere.
       update: (State, Packed) -> (State, metrics); one optimiser step.
       policy: State -> whole weights of the policy.
       read: (State, Packed) -> `Reading` of the texts, for people.
     """
 
-    init: Callable[[Key, Params], State]
+    init: Callable[..., State]
     update: Callable[[State, Packed], tuple[State, Metrics]]
     policy: Callable[[State], Params]
     read: Callable[[State, Packed], "Reading"]
@@ -114,9 +115,27 @@ def make_optimizer(config: Optimizer, updates: int) -> optax.GradientTransformat
 
 
 def start(
-    params: dict[str, Params], optimizer: Optimizers, frozen: Params | None
+    params: dict[str, Params],
+    optimizer: Optimizers,
+    frozen: Params | None,
+    begun: Mapping[str, Params] | None = None,
 ) -> State:
-    """The state before the first update."""
+    """The state before the first update.
+
+    Args:
+      params: of each network, as `frozen` has it begin.
+      optimizer: of each network.
+      frozen: weights that never change.
+      begun: for some networks, what they begin as instead. It is copied.
+
+    Raises:
+      ValueError: if that is of no network, or not of its shapes and types.
+    """
+    for name, tree in (begun or {}).items():
+        if name not in params:
+            raise ValueError(f"{name!r} is no network; there are {sorted(params)}")
+        _require_alike(name, params[name], tree)
+    params = params | jax.tree.map(jnp.copy, dict(begun or {}))
     return State(
         params=params,
         opt_state={name: optimizer[name].init(params[name]) for name in params},
@@ -125,6 +144,23 @@ def start(
         skipped_in_row=jnp.int32(0),
         frozen=frozen,
     )
+
+
+def _require_alike(name: str, wanted: Params, given: Params) -> None:
+    there, here = (
+        {
+            jax.tree_util.keystr(where): f"{leaf.dtype}{list(leaf.shape)}"
+            for where, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (given, wanted)
+    )
+    wrong = [
+        f"{key} is {there.get(key, 'absent')}, expected {here.get(key, 'none')}"
+        for key in sorted(here.keys() | there.keys())
+        if here.get(key) != there.get(key)
+    ]
+    if wrong:
+        raise ValueError(f"{name} cannot begin as this: {'; '.join(wrong[:4])}")
 
 
 def step(

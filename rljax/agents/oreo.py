@@ -12,7 +12,7 @@ Shapes: E texts, L actions; see `types.Packed`.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -145,13 +145,15 @@ def make(
     )
 
 
-def _init(parts: _Parts, key: Key, frozen: Params) -> State:
+def _init(
+    parts: _Parts, key: Key, frozen: Params, begun: Mapping[str, Params] | None = None
+) -> State:
     actor_key, critic_key = jax.random.split(key)
     params = {
         "actor": parts.texts.init_trunk(actor_key, frozen),
         "critic": parts.value.init(critic_key, frozen),
     }
-    return offline.start(params, parts.optimizer, frozen)
+    return offline.start(params, parts.optimizer, frozen, begun)
 
 
 def _update(parts: _Parts, state: State, batch: Packed) -> tuple[State, Metrics]:

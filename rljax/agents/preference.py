@@ -7,7 +7,7 @@ the next one after its own prompt. Both are two texts of a comparison: rows 2 i 
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -82,9 +82,11 @@ def make(
     )
 
 
-def _init(parts: _Parts, key: Key, frozen: Params) -> State:
+def _init(
+    parts: _Parts, key: Key, frozen: Params, begun: Mapping[str, Params] | None = None
+) -> State:
     params = {"actor": parts.texts.init_trunk(key, frozen)}
-    return offline.start(params, parts.optimizer, frozen)
+    return offline.start(params, parts.optimizer, frozen, begun)
 
 
 def _update(parts: _Parts, state: State, batch: Packed) -> tuple[State, Metrics]:

@@ -31,16 +31,16 @@ _LINES = steps.split()
 
 
 class Log(NamedTuple):
-    """A log that was read."""
+    """A log that was read, or several."""
 
-    episodes: list[Episode]  # in the order of the log
+    episodes: list[Episode]  # in the order of the logs
     skipped: list[logs.BadLine]  # lines that could not be used
-    closing: list[int]  # lines whose words after the policy's last are left out
+    closing: list[tuple[str, int]]  # log and line whose last words are left out
     unknown: dict[str, int]  # keys that mean nothing here, and how many lines have them
 
 
 def load(
-    path: str | pathlib.Path,
+    path: str | pathlib.Path | Sequence[str | pathlib.Path],
     tokenizer: Tokenizer,
     template: Template | None = None,
     split: steps.Split = _LINES,
@@ -50,10 +50,10 @@ def load(
     longest: int | None = None,
     end_id: int | None = None,
 ) -> Log:
-    """A whole log as episodes; about 9 bytes a token stay in memory.
+    """Whole logs as episodes; about 9 bytes a token stay in memory.
 
     Args:
-      path: as of `logs.read`.
+      path: as of `logs.read`; of several, one is read after the other.
       tokenizer: of the policy.
       template: how conversations are written, where there are some.
       split: numbers the steps; lines are steps unless given.
@@ -64,16 +64,19 @@ def load(
         unless given.
 
     Raises:
-      LogError: at such a line, with its number and the reason; if the file cannot be
-        read; or if no line of it can be used.
-      ValueError: for another `on_error`, or "skip" without `rejects`.
+      LogError: at such a line, with file, number and reason; if a file cannot be
+        read; or if no line of one can be used.
+      ValueError: for another `on_error`, "skip" without `rejects`, or no path.
     """
     if on_error not in ("stop", "skip"):
         raise ValueError(f"on_error is {on_error!r}, expected 'stop' or 'skip'")
     if on_error == "skip" and rejects is None:
         raise ValueError("on_error='skip' needs a file for the lines: give rejects")
-    if rejects is not None and _resolved(rejects) == _resolved(path):
-        raise ValueError(f"rejects is the log itself, {path}: name another file")
+    paths = [path] if isinstance(path, str | pathlib.Path) else list(path)
+    if not paths:
+        raise ValueError("there is no log to read")
+    if rejects is not None and _resolved(rejects) in map(_resolved, paths):
+        raise ValueError(f"rejects is the log itself, {rejects}: name another file")
 
     def make(attempt: Record) -> Episode:
         episode = tokenise(attempt, tokenizer, template, split, end_id=end_id)
@@ -89,20 +92,26 @@ def load(
         refuse, skipped = logs.stop, log.skipped
         if on_error == "skip" and rejects is not None:
             refuse, skipped = stack.enter_context(logs.skipping(rejects))
-        for attempt, episode in each(path, make, refuse):
-            log.episodes.append(episode)
-            if closing(attempt):
-                log.closing.append(attempt.line)
-            for key in attempt.unknown:
-                log.unknown[key] = log.unknown.get(key, 0) + 1
-    if not log.episodes:
-        first = f"; the first is line {skipped[0].line}" if skipped else ""
-        why = f": {skipped[0].reason}" if skipped else ""
-        raise logs.LogError(
-            f"{path} holds no attempt that can be used, and {len(skipped)} lines that "
-            f"cannot{first}{why}"
-        )
+        for one in paths:
+            known, refused = len(log.episodes), len(skipped)
+            for attempt, episode in each(one, make, refuse):
+                log.episodes.append(episode)
+                if closing(attempt):
+                    log.closing.append((str(one), attempt.line))
+                for key in attempt.unknown:
+                    log.unknown[key] = log.unknown.get(key, 0) + 1
+            if len(log.episodes) == known:
+                raise logs.LogError(_useless(one, skipped[refused:]))
     return log._replace(skipped=skipped)
+
+
+def _useless(path: str | pathlib.Path, skipped: Sequence[logs.BadLine]) -> str:
+    first = f"; the first is line {skipped[0].line}" if skipped else ""
+    why = f": {skipped[0].reason}" if skipped else ""
+    return (
+        f"{path} holds no attempt that can be used, and {len(skipped)} lines that "
+        f"cannot{first}{why}"
+    )
 
 
 def told(log: Log) -> list[str]:
@@ -115,13 +124,14 @@ def told(log: Log) -> list[str]:
     if log.skipped:
         first = log.skipped[0]
         said.append(
-            f"{len(log.skipped):,} lines skipped, the first is line {first.line}: "
-            f"{first.reason.splitlines()[0]}"
+            f"{len(log.skipped):,} lines skipped, the first is line {first.line} of "
+            f"{first.path}: {first.reason.splitlines()[0]}"
         )
     if log.closing:
+        path, line = log.closing[0]
         said.append(
             f"{len(log.closing):,} conversations go on after the policy's last turn, "
-            f"the first in line {log.closing[0]}: what comes then is left out"
+            f"the first in line {line} of {path}: what comes then is left out"
         )
     for key, count in log.unknown.items():
         near = record.nearest(key)

@@ -77,8 +77,8 @@ def skipping(path: str | pathlib.Path) -> Iterator[tuple[Refuse, list[BadLine]]]
             for record in read("log.jsonl", refuse): ...
 
     Args:
-      path: the file, one JSON object a line: `line`, `reason`, `raw`. It is written
-        anew, and empty where every line was good.
+      path: the file, one JSON object a line: `path` (the log), `line`, `reason`,
+        `raw`. It is written anew, and empty where every line was good.
 
     Yields:
       What to give `read`, and the lines that were skipped so far, without their text.
@@ -88,7 +88,8 @@ def skipping(path: str | pathlib.Path) -> Iterator[tuple[Refuse, list[BadLine]]]
 
         def refuse(bad: BadLine) -> None:
             skipped.append(bad._replace(raw=""))
-            told = {"line": bad.line, "reason": bad.reason, "raw": bad.raw}
+            told = {"path": bad.path, "line": bad.line, "reason": bad.reason}
+            told["raw"] = bad.raw
             file.write(json.dumps(told, ensure_ascii=False) + "\n")
 
         yield refuse, skipped

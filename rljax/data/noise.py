@@ -29,8 +29,8 @@ def flip(log: Sequence[Episode], share: float, seed: int) -> list[Episode]:
     for n, episode in enumerate(log):
         if episode.reward not in (0, 1):
             raise ValueError(
-                f"line {episode.line} has reward {episode.reward}; only 0 and 1 can be "
-                "turned round"
+                f"attempt {n + 1}, line {episode.line} of its log, has reward "
+                f"{episode.reward}; only 0 and 1 can be turned round"
             )
         turned = 1 - episode.reward if n in chosen else episode.reward
         found.append(episode._replace(reward=turned))

@@ -82,6 +82,33 @@ def open_workdir(
     return Workdir(path, None if update < 0 else update)
 
 
+def own(
+    path: str | os.PathLike[str],
+    config: dict[str, Any],
+    may_differ: Set[str] = frozenset(),
+) -> pathlib.Path:
+    """Makes or finds the folder of several runs that belongs to one config.
+
+    Args:
+      path: the folder; made where it is missing.
+      config: as of `open_workdir`.
+      may_differ: the same.
+
+    Returns:
+      The folder, in which `config.json` is all that was written.
+
+    Raises:
+      RunError: if the folder is foreign, or holds another config.
+    """
+    path = pathlib.Path(path)
+    config = json.loads(json.dumps(config))
+    held = _held_record(path)
+    if held is not None:
+        _require_same_config(path, held["config"], config, may_differ)
+    write_json(path / "config.json", _record(config))
+    return path
+
+
 def _open_first(
     path: pathlib.Path,
     config: dict[str, Any],

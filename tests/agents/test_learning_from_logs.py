@@ -129,6 +129,17 @@ def test_imitation_keeps_no_second_model():
     assert agent.init(jax.random.key(0), toy.weights()).frozen is None
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_policy_may_begin_away_from_the_reference(name):
+    make, items = CASES[name]
+    agent, other = make(), toy.weights(1)
+    state = agent.init(jax.random.key(0), toy.weights(), {"actor": other})
+    jax.tree.map(np.testing.assert_array_equal, state.params["actor"], other)
+    if state.frozen is not None:
+        jax.tree.map(np.testing.assert_array_equal, state.frozen, toy.weights())
+    jax.jit(agent.update)(state, toy.batch(items))  # no array is in two places
+
+
 def test_pairs_are_good_then_bad_of_one_task_and_none_twice():
     found = pairs.better_and_worse(LOG, seed=3, most=3)
     assert all(a.reward == 1 and b.reward == 0 and a.task == b.task for a, b in found)

@@ -12,6 +12,7 @@ from rljax.agents import oreo
 from rljax.agents.offline import Optimizer
 from rljax.losses import oreo as losses
 from rljax.models.lora import LoraConfig
+from rljax.optim import optimizers
 from rljax.policy import texts
 from rljax.training import devices
 from tests.agents import offline_texts as toy
@@ -142,6 +143,45 @@ def test_at_the_start_policy_is_reference_and_value_is_zero():
     found = jax.jit(agent.read)(state, toy.batch(ITEMS))
     np.testing.assert_array_equal(found.log_prob, found.reference_log_prob)
     assert not np.any(found.value) and np.abs(found.kl).max() < 1e-6
+
+
+def test_networks_may_begin_elsewhere():
+    agent, other = make(), toy.weights(1)
+    learnt = {"trunk": toy.weights(2), "head": jnp.arange(1.0, 17.0)}
+    begun = {"actor": other, "critic": learnt}
+    state = jax.jit(agent.init)(jax.random.key(0), toy.weights(), begun)
+    jax.tree.map(np.testing.assert_array_equal, state.params, begun)
+    jax.tree.map(np.testing.assert_array_equal, state.frozen, toy.weights())
+    found = jax.jit(agent.read)(state, toy.batch(ITEMS))
+    assert np.abs(found.log_prob - found.reference_log_prob).max() > 0.1
+    assert np.any(found.value)
+
+    # What is stepped in place of narrow parameters begins there, too.
+    def narrow(tree):
+        return jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree)
+
+    state = agent.init(
+        jax.random.key(0), narrow(toy.weights()), {"actor": narrow(other)}
+    )
+    stepped = state.opt_state["actor"]
+    assert isinstance(stepped, optimizers.WideState)
+    jax.tree.map(np.testing.assert_array_equal, stepped.wide, narrow(other))
+
+
+@pytest.mark.parametrize(
+    ("begun", "wrong"),
+    [
+        ({"value": {}}, "'value' is no network; there are .'actor', 'critic'"),
+        ({"critic": {"head": jnp.zeros(16)}}, r"absent, expected float32\[11, 16\]"),
+        (
+            {"critic": {"trunk": toy.weights(), "head": jnp.zeros(3)}},
+            r"\['head'\] is float32\[3\], expected float32\[16\]",
+        ),
+    ],
+)
+def test_what_no_network_can_begin_as_is_refused(begun, wrong):
+    with pytest.raises(ValueError, match=wrong):
+        make().init(jax.random.key(0), toy.weights(), begun)
 
 
 def test_the_shared_trunk_has_a_head_alone_and_leaves_the_policys_gradient_as_it_is():

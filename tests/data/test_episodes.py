@@ -238,15 +238,16 @@ def test_load_skips_and_says_so(tmp_path):
         path, tokenizer(), template(), on_error="skip", rejects=rejects, longest=20
     )
     assert [e.line for e in log.episodes] == [1, 3]
-    assert (log.closing, log.unknown) == ([3], {"rewards": 1, "id": 1})
+    assert (log.closing, log.unknown) == ([(str(path), 3)], {"rewards": 1, "id": 1})
     assert [bad.line for bad in log.skipped] == [2, 4, 5]
     assert "has 32 tokens, but a row holds 20" in log.skipped[1].reason
     said = episodes.told(log)
     assert said[0] == "2 attempts"
     assert said[1].startswith(
-        "3 lines skipped, the first is line 2: the tokenizer join"
+        f"3 lines skipped, the first is line 2 of {path}: the tokenizer join"
     )
-    assert said[2].startswith("1 conversations go on after") and "in line 3" in said[2]
+    assert said[2].startswith("1 conversations go on after")
+    assert f"in line 3 of {path}:" in said[2]
     assert said[3].endswith("in 1 lines; was 'reward' meant?")
     assert said[4] == "the key 'id' means nothing here, in 1 lines"
     told = [json.loads(row) for row in rejects.read_text().splitlines()]
@@ -275,6 +276,40 @@ def test_load_stops(tmp_path):
     with pytest.raises(ValueError, match="is the log itself"):
         episodes.load(path, tokenizer(), on_error="skip", rejects=path)
     assert path.read_bytes() == before
+
+
+def test_several_logs_are_one_after_the_other(tmp_path):
+    names = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    first, second = save(names[0], ROWS[0], ROWS[2]), save(names[1], *ROWS)
+    rejects = tmp_path / "rejects.jsonl"
+    options = {"on_error": "skip", "rejects": rejects}
+    log = episodes.load([first, second], tokenizer(), template(), **options)
+    assert [e.line for e in log.episodes] == [1, 2, 1, 3, 4]
+    whole = save(tmp_path / "whole.jsonl", ROWS[0], ROWS[2], *ROWS)
+    joined = episodes.load(whole, tokenizer(), template(), **options)
+    for one, other in zip(log.episodes, joined.episodes, strict=True):
+        assert one.task == other.task and one.reward == other.reward
+        np.testing.assert_array_equal(one.ids, other.ids)
+    assert log.unknown == joined.unknown == {"rewards": 2, "id": 2}
+    assert log.closing == [(str(first), 2), (str(second), 3)]
+    assert [(bad.path, bad.line) for bad in log.skipped] == [
+        (str(second), 2), (str(second), 5),
+    ]  # fmt: skip
+    assert f"2 lines skipped, the first is line 2 of {second}:" in episodes.told(log)[1]
+    episodes.load([second, first], tokenizer(), template(), **options)
+    told = [json.loads(row) for row in rejects.read_text().splitlines()]
+    assert [(row["path"], row["line"]) for row in told] == [
+        (str(second), 2), (str(second), 5),
+    ]  # fmt: skip
+    with pytest.raises(logs.LogError, match="two.jsonl, line 2: the tokenizer joins"):
+        episodes.load([first, second], tokenizer(), template())
+    empty = save(tmp_path / "empty")
+    with pytest.raises(logs.LogError, match="empty holds no attempt that can be used"):
+        episodes.load([first, empty], tokenizer(), template())
+    with pytest.raises(ValueError, match="is the log itself"):
+        episodes.load([first, rejects], tokenizer(), template(), **options)
+    with pytest.raises(ValueError, match="no log to read"):
+        episodes.load([], tokenizer())
 
 
 def test_what_is_written_becomes_the_same_tokens(tmp_path):

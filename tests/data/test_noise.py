@@ -37,7 +37,9 @@ def test_the_draw_is_the_seeds_and_grows_with_the_share():
 
 def test_rewards_between_are_refused():
     half = [*LOG[:2], LOG[2]._replace(reward=0.5)]
-    with pytest.raises(ValueError, match=r"line \d+ has reward 0.5; only 0 and 1"):
+    with pytest.raises(
+        ValueError, match=r"attempt 3, line \d+ of its log, has reward 0.5"
+    ):
         noise.flip(half, 0.1, 0)
     with pytest.raises(ValueError, match=r"share is 1.5; it must be within \[0, 1\]"):
         noise.flip(LOG, 1.5, 0)

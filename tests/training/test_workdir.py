@@ -8,7 +8,7 @@ import pytest
 
 from rljax.training import checkpoint
 from rljax.training.files import RunError
-from rljax.training.workdir import flatten, open_workdir
+from rljax.training.workdir import flatten, open_workdir, own
 
 CONFIG = {"seed": 1, "agent": {"learning_rate": 0.001, "widths": (4, 4)}}
 Usage = collections.namedtuple("Usage", "total used free")
@@ -132,6 +132,20 @@ def test_a_failing_write_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("rljax.training.workdir.write_json", fail)
     with pytest.raises(RunError, match="cannot be written: .*Permission denied"):
         open_workdir(tmp_path, CONFIG)
+
+
+def test_a_folder_of_several_runs_is_one_configs(tmp_path):
+    path = tmp_path / "several"
+    assert own(path, CONFIG) == own(str(path), CONFIG) == path
+    assert [p.name for p in path.iterdir()] == ["config.json"]
+    other = CONFIG | {"seed": 2}
+    with pytest.raises(RunError, match="seed: 1 there, 2 here"):
+        own(path, other)
+    own(path, other, {"seed"})
+    assert json.loads((path / "config.json").read_text())["config"]["seed"] == 2
+    (tmp_path / "notes.txt").write_text("hi")
+    with pytest.raises(RunError, match="holds no run of ours"):
+        own(tmp_path, CONFIG)
 
 
 def test_flatten():
