@@ -13,11 +13,11 @@ def moves(**settings) -> np.ndarray:
     """How far each update moves a weight of gradient 1: Adam steps by the rate."""
     config = offline.Optimizer(learning_rate=0.1, max_grad_norm=10.0, **settings)
     optimizer = offline.make_optimizer(config, UPDATES)
-    params, found = {"x": jnp.float32(0.0)}, []
+    params, found = jnp.float32(0.0), []
     state = optimizer.init(params)
     for _ in range(UPDATES):
-        change, state = optimizer.update({"x": jnp.float32(1.0)}, state, params)
-        found.append(-float(change["x"]))
+        change, state = optimizer.update(jnp.float32(1.0), state, params)
+        found.append(-np.asarray(change).item())
     return np.array(found)
 
 
