@@ -188,6 +188,22 @@ def test_places_by_hand():
     assert (sure(found.difference).low, sure(found.difference).high) == (-0.5, 1.0)
 
 
+def test_an_interval_is_the_normal_ones_where_problems_are_many():
+    # 100 problems with an answer each, found in half of them: 1.96 * sqrt(1/4 / 100)
+    # to both sides. Answers have 2 steps, or 4: a random step is right in 3/8.
+    rows = [
+        (p, p, FIRST_WRONG if not i else LATER, False, 0.0, i * (-1) ** p, 0.0)
+        for p in range(100)
+        for i in range(2 if p < 50 else 4)
+    ]
+    steps = Steps(*(np.array(column) for column in zip(*rows, strict=True)))
+    found = ranking.locate(steps, resamples=4000, seed=0)
+    assert found.chance == pytest.approx(3 / 8)
+    assert sure(found.explicit).value == 0.5
+    assert sure(found.explicit).low == pytest.approx(0.402, abs=0.011)
+    assert sure(found.explicit).high == pytest.approx(0.598, abs=0.011)
+
+
 def test_means_by_hand():
     steps = Steps(
         np.zeros(4, int), np.zeros(4, int),
