@@ -83,7 +83,7 @@ def test_rows(case, capsys):
 def test_texts_of_the_large_vocabulary_have_a_long_tail():
     case = offline.vocabulary_case(2_000)
     lengths = np.array([len(one.ids) for one in case.log])
-    assert abs(np.median(lengths) / 138 - 1) < 0.05
+    assert abs(np.median(lengths) / 69 - 1) < 0.05
     assert abs(np.std(np.log(lengths)) - 0.39) < 0.02
     said = np.array([one.action.sum() for one in case.log])
     assert abs(np.mean(said / lengths) - 0.54) < 0.01
