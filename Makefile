@@ -59,7 +59,7 @@ parity: .venv-parity/ready
 
 bench: setup
 	@mkdir -p runs/bench
-	@for name in scoring losses replay playground loop loading decode; do \
+	@for name in scoring losses replay playground loop loading decode offline; do \
 	  $(RUN) benchmarks.$$name --json=runs/bench/$$name.json || exit 1; \
 	done
 

@@ -47,6 +47,7 @@ class Run(NamedTuple):
     state: agents.State
     method: str
     reference: bool  # whether it knows the policy it began as
+    config: Any  # of the run
 
 
 def main(words: Sequence[str]) -> int:
@@ -107,7 +108,7 @@ def open_run(workdir: str) -> Run:
     )
     known = shapes.frozen is not None and not method.name.startswith("supervised")
     name = path.resolve().name
-    return Run(name, update, start, agent, state, method.name, known)
+    return Run(name, update, start, agent, state, method.name, known, config)
 
 
 def read(found: Run, log: Sequence[Episode]) -> list[Reading]:

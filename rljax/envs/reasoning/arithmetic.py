@@ -14,10 +14,15 @@ can be learnt by its digits.
 
 import dataclasses
 import random
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from rljax.envs.reasoning.problems import Problem
 
+_WHOLE = r"(?:0|[1-9][0-9]{0,17})"  # longer ones are no number of a problem's
+_LINE = re.compile(rf"(-?{_WHOLE})([-+*])(-?{_WHOLE})=(-?{_WHOLE})")
+_FINAL = re.compile(rf"#### (-?{_WHOLE})")
+_EXPRESSION = re.compile(rf"{_WHOLE}(?:[-+*]{_WHOLE})*")
 PATIENCE = 100_000  # draws in a row that give nothing new, before `make` gives up
 
 
@@ -175,6 +180,66 @@ def first_wrong_line(problem: Problem, response: str) -> int:
         if i >= len(theirs) or theirs[i] != line:
             return i
     return -1 if len(theirs) == len(ours) else len(ours)
+
+
+def first_error(expression: str, lines: Sequence[str]) -> int:
+    """The first line of a response that is wrong, whatever way it takes.
+
+    An operation is right if the expression keeps its value where the operation is
+    replaced by its result, and "#### n" if n is that value. So operations may come in
+    any order that is right; `first_wrong_line` knows the written solution alone.
+
+    Args:
+      expression: what stands before "=?" of the prompt; not of a `rewrite` config.
+      lines: of the response, none of them empty.
+
+    Returns:
+      Its index, or -1 if every line is right, as in a response that breaks off.
+
+    Raises:
+      ValueError: if `expression` is none of `make`.
+    """
+    if not _EXPRESSION.fullmatch(expression):
+        raise ValueError(
+            f"{expression[:80]!r} is no expression of whole numbers and + - *"
+        )
+    parts = tuple(re.findall(r"\d+|[-+*]", expression))
+    value, ways = _value(parts), {parts}  # more where an operation stands twice
+    for i, line in enumerate(lines):
+        if final := _FINAL.fullmatch(line):
+            if final[1] != str(value):
+                return i
+            continue
+        operation = _LINE.fullmatch(line)
+        ways = set() if operation is None else _replaced(ways, operation.groups())
+        ways = {way for way in ways if _value(way) == value}
+        if not ways:
+            return i
+    return -1
+
+
+def _replaced(
+    ways: set[tuple[str, ...]], operation: tuple[str, ...]
+) -> set[tuple[str, ...]]:
+    """Expressions with one occurrence of an operation replaced by its result."""
+    *terms, result = operation
+    return {
+        (*way[:at], result, *way[at + 3 :])
+        for way in ways
+        for at in range(0, len(way) - 2, 2)
+        if list(way[at : at + 3]) == terms
+    }
+
+
+def _value(parts: Sequence[str]) -> int:
+    """Of numbers and signs in turn; products first, then from left to right."""
+    total, sign, product = 0, "+", int(parts[0])
+    for mark, number in zip(parts[1::2], parts[2::2], strict=True):
+        if mark == "*":
+            product *= int(number)
+        else:
+            total, sign, product = _apply(total, sign, product), mark, int(number)
+    return _apply(total, sign, product)
 
 
 def _between(least: int, most: int, draws: random.Random) -> int:

@@ -250,3 +250,53 @@ def test_default_problems_are_short():
 def test_first_wrong_line(response, line):
     problem = problems_lib.Problem("t", "1+2*3=?\n", "7", "2*3=6\n1+6=7\n#### 7")
     assert arithmetic.first_wrong_line(problem, response) == line
+
+
+@pytest.mark.parametrize(
+    ("expression", "lines", "line"),
+    [
+        ("1+2*3", "2*3=6|1+6=7|#### 7", -1),
+        ("1+2*3", "2*3=5|1+5=6|#### 6", 0),
+        ("1+2*3", "2*3=6|1+6=8|#### 8", 1),
+        ("1+2*3", "2*3=6|1+6=7|#### 8", 2),
+        ("1+2*3", "2*3=6", -1),  # breaks off
+        ("1+2*3", "", -1),
+        ("1+2*3", "1+2=3|3*3=9|#### 9", 0),  # true, but not what is asked
+        ("1+2*3", "2*3=6|2+6=8|#### 8", 1),  # true, of another expression
+        ("9-4+3", "9-4=5|5+3=8|#### 8", -1),
+        ("9-4+3", "4+3=7|9-7=2|#### 2", 0),  # not from left to right
+        ("9+4-3", "4-3=1|9+1=10|#### 10", -1),  # another way that is right
+        ("2*3+4*5", "4*5=20|2*3=6|6+20=26|#### 26", -1),
+        ("3+3+3+3", "3+3=6|3+3=6|6+6=12|#### 12", -1),  # which 3+3 is not said
+        ("3+5-9", "5-9=-4|3+-4=-1|#### -1", -1),
+        ("1+2*3", "#### 7", -1),  # lines left out, and no wrong one
+        ("1+2*3", "2*3=6|2*3=6|#### 7", 1),  # said twice
+        ("1+2*3", "2*3=06|1+6=7", 0),
+        ("1+2*3", "so 2*3=6", 0),
+        ("1+2*3", "2*3=6|1+6=7|#### 7|#### 7|1", 4),
+        ("1+2", "1+2=" + "9" * 5000, 0),
+    ],
+)
+def test_first_error(expression, lines, line):
+    found = arithmetic.first_error(expression, lines.split("|") if lines else [])
+    assert found == line
+
+
+def test_first_error_is_the_first_wrong_line_of_the_written_way():
+    config = arithmetic.Config(operations=(2, 5), largest=20, factor=5, signed=True)
+    for n, problem in enumerate(arithmetic.make(config, 3, 200)):
+        lines = problem.solution.split("\n")
+        expression = expression_of(problem)
+        assert arithmetic.first_error(expression, lines) == -1
+        place = n % len(lines)
+        number = re.search(r"-?[0-9]+$", lines[place])
+        assert number is not None
+        wrong = f"{lines[place][: number.start()]}{int(number[0]) + 1 + n % 3}"
+        changed = [*lines[:place], wrong, *lines[place + 1 :]]
+        assert arithmetic.first_error(expression, changed) == place
+        assert arithmetic.first_wrong_line(problem, "\n".join(changed)) == place
+
+
+def test_first_error_wants_an_expression():
+    with pytest.raises(ValueError, match="is no expression"):
+        arithmetic.first_error("1+2=?", [])
