@@ -23,6 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rljax.models import lora
 from rljax.models.encdec_block import Layer, attention, cross_attention, mlp
 from rljax.models.encdec_config import EncDecConfig
 from rljax.models.layers import product, rms_norm
@@ -68,7 +69,7 @@ class EncDec(nn.Module):
         )
 
     def _weights(self) -> Params:
-        """All weights, by name; those of layers stacked."""
+        """All weights, by name, an adapter's among them; those of layers stacked."""
         c, dtype = self.config, jnp.dtype(self.config.param_dtype)
         # Tied logits that are not scaled down need a small embedding.
         std = c.width**-0.5 if c.tied_embedding and not c.scale_logits else 1.0
@@ -91,7 +92,8 @@ class EncDec(nn.Module):
             for name, (init, shape) in of_stack.items():
                 name = f"{stack}_{name}"
                 params[name] = self.param(name, init, shape, dtype)
-        return params
+        beside = [name for name in lora.names() if self.has_variable("params", name)]
+        return params | {name: self.get_variable("params", name) for name in beside}
 
 
 def encode(
@@ -159,8 +161,13 @@ def decode(
         x = cross_attention(layer, x, memory, memory_mask, config)
         return mlp(layer, x, config)
 
-    last = config.num_decoder_layers - 1
     x = params["embedding"][ids].astype(config.activation_dtype)
+    if set(params) & set(lora.names()):
+        # To take the last layer for itself copies the weights of the others, most of
+        # what is in memory beside an adapter; see `decoder`.
+        x = _run(step, layers, x, config)[:, first_output:]
+        return rms_norm(x, scale, config.norm_eps)
+    last = config.num_decoder_layers - 1
     x = _run(step, {name: weight[:last] for name, weight in layers.items()}, x, config)
     layer = {name: weight[last] for name, weight in layers.items()}
     final = functools.partial(step, first=first_output)

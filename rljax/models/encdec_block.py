@@ -1,8 +1,8 @@
 """One layer of either stack of an encoder-decoder.
 
-A layer's weights are a dict without the leading axis of layers. `encdec` runs layers
-over whole sequences; `cache_encdec` calls their parts between reading and writing keys
-and values.
+A layer's weights are a dict without the leading axis of layers; an adapter's may lie
+among them (`lora.attach`). `encdec` runs layers over whole sequences; `cache_encdec`
+calls their parts between reading and writing keys and values.
 
 Shapes: B batch, S prompt tokens, T decoded tokens, D width, H heads.
 """
@@ -10,9 +10,10 @@ Shapes: B batch, S prompt tokens, T decoded tokens, D width, H heads.
 import jax
 import jax.numpy as jnp
 
+from rljax.models import lora
 from rljax.models.attention import attend
 from rljax.models.encdec_config import EncDecConfig
-from rljax.models.layers import gated_mlp, project, rms_norm
+from rljax.models.layers import project, rms_norm
 
 Layer = dict[str, jax.Array]
 
@@ -91,6 +92,8 @@ def queries_keys_values(
         kv = project(h, weight[:, split:], dtype)
     else:
         q, kv = jnp.split(project(h, weight, dtype), [split], axis=-1)
+    q = lora.add(layer, ("q_proj",), h[:, first_output:], q)
+    kv = lora.add(layer, ("k_proj", "v_proj"), h, kv)
     k, v = jnp.split(kv, 2, axis=-1)
     return _heads(q, c), _heads(k, c), _heads(v, c)
 
@@ -107,7 +110,7 @@ def cross_queries(layer: Layer, x: jax.Array, config: EncDecConfig) -> jax.Array
       [B, T, H, head_dim].
     """
     h = rms_norm(x, layer["cross_norm"], config.norm_eps)
-    return _heads(project(h, layer["cross_q"], config.activation_dtype), config)
+    return _heads(_project(layer, "cross_q", h, config), config)
 
 
 def cross_keys_values(
@@ -123,8 +126,7 @@ def cross_keys_values(
     Returns:
       Two arrays [B, S, H, head_dim].
     """
-    found = project(memory, layer["cross_kv"], config.activation_dtype)
-    k, v = jnp.split(found, 2, axis=-1)
+    k, v = jnp.split(_project(layer, "cross_kv", memory, config), 2, axis=-1)
     return _heads(k, config), _heads(v, config)
 
 
@@ -140,7 +142,7 @@ def out(layer: Layer, name: str, x: jax.Array, config: EncDecConfig) -> jax.Arra
     Returns:
       [B, T, D].
     """
-    return project(x, layer[name], config.activation_dtype)
+    return _project(layer, name, x, config)
 
 
 def mlp(layer: Layer, x: jax.Array, config: EncDecConfig) -> jax.Array:
@@ -154,13 +156,31 @@ def mlp(layer: Layer, x: jax.Array, config: EncDecConfig) -> jax.Array:
     Returns:
       [B, T, D].
     """
-    c, dtype = config, config.activation_dtype
-    h = rms_norm(x, layer["mlp_norm"], c.norm_eps)
-    if c.gated:
-        return x + gated_mlp(h, layer["gate_up"], layer["down"], dtype, c.activation)
-    return x + project(
-        c.activation(project(h, layer["up"], dtype)), layer["down"], dtype
-    )
+    h = rms_norm(x, layer["mlp_norm"], config.norm_eps)
+    if config.gated:
+        gates, up = jnp.split(_project(layer, "gate_up", h, config), 2, axis=-1)
+        inner = config.activation(gates) * up
+    else:
+        inner = config.activation(_project(layer, "up", h, config))
+    return x + _project(layer, "down", inner, config)
+
+
+# Parts of adapters that are columns of our matrices.
+_PARTS = {
+    "out": ("o_proj",),
+    "cross_q": ("cross_q_proj",),
+    "cross_kv": ("cross_k_proj", "cross_v_proj"),
+    "cross_out": ("cross_o_proj",),
+    "gate_up": ("gate_proj", "up_proj"),
+    "up": ("up_proj",),
+    "down": ("down_proj",),
+}
+
+
+def _project(layer: Layer, name: str, x: jax.Array, config: EncDecConfig) -> jax.Array:
+    """x W, and what an adapter adds."""
+    found = project(x, layer[name], config.activation_dtype)
+    return lora.add(layer, _PARTS[name], x, found)
 
 
 def _heads(x: jax.Array, config: EncDecConfig) -> jax.Array:

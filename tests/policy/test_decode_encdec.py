@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rljax.models import lora
 from rljax.models.encdec import EncDec, logits
 from rljax.models.encdec_config import EncDecConfig
 from rljax.policy import decode
@@ -139,6 +140,24 @@ def test_the_prompt_is_what_is_answered(plain):
     again = wide.generate(params, [[1, 2, 3]], keys(1), temperature=0.0, limits=[8])
     np.testing.assert_array_equal(again.ids, one.ids)
     np.testing.assert_allclose(again.log_probs, one.log_probs, atol=1e-5)
+
+
+def test_beside_an_adapter_and_merged():
+    params, run = random_params(PLAIN), learner(PLAIN)
+    settings = lora.LoraConfig(2, 3.0, ("q", "v", "o", "wi_0"))
+    rng = np.random.default_rng(1)
+    adapter = jax.tree.map(
+        lambda x: jnp.asarray(0.3 * rng.standard_normal(x.shape), jnp.float32),
+        lora.init(jax.random.key(0), PLAIN, settings),
+    )
+    beside = lora.attach(params, adapter, settings)
+    made = decode.make(PLAIN, SETTINGS)
+    found = made.generate(beside, PROMPTS, keys(6), limits=LIMITS)
+    for whole in (beside, lora.merge(params, adapter, PLAIN, settings)):
+        expected = expected_log_probs(run, whole, found)
+        np.testing.assert_allclose(found.log_probs, expected, atol=1e-4)
+    plain = expected_log_probs(run, params, found)
+    assert np.abs(found.log_probs - plain).max() > 0.5  # it does something
 
 
 def test_log_probs_are_of_the_whole_distribution():
