@@ -6,7 +6,8 @@
 PATH is a Hugging Face folder, a GGUF or llama2.c file, or `smollm2`. `--scores` adds
 each token's log-probability, `--commands=a,b,c` prints the distribution over these
 continuations in place of one, `--chat` puts the prompt into the tokenizer's chat
-template, whose special tokens it cannot say.
+template, whose special tokens it cannot say. An encoder-decoder reads the prompt, and
+its end token after it, and decodes a text of its own.
 """
 
 import argparse
@@ -90,12 +91,6 @@ def _run(given: argparse.Namespace) -> None:
         kinds = {"dtype": given.dtype, "param_dtype": given.dtype}
         model = model._replace(config=dataclasses.replace(model.config, **kinds))
     tokens = model.tokenizer()
-    if isinstance(model.config, EncDecConfig):
-        if given.commands is None:
-            raise ValueError(
-                f"{given.model} is an encoder-decoder, which scores commands here "
-                "(--commands=a,b,c) and does not generate"
-            )
     prompt = _prompt(model, tokens, given.prompt, given.chat)
     if given.commands is not None:
         texts = [text.strip() for text in given.commands.split(",")]
@@ -162,14 +157,17 @@ def _prompt(model: Any, tokens: Any, text: str, in_chat: bool) -> Prompt:
 def _generate(
     given, model, tokens, params: Params, prompt: Prompt, keep: Truncation
 ) -> None:
-    """Prints what follows the prompt."""
+    """Prints what follows the prompt, or what is decoded from it."""
+    ids = prompt.ids.tolist()
+    if isinstance(model.config, EncDecConfig):
+        ids.append(prompt.end_id)  # which T5 was trained to read there
     settings = decode.Settings(
-        slots=given.samples, prompts=(len(prompt.ids),),
+        slots=given.samples, prompts=(len(ids),),
         longest=given.max_tokens, prefill=1, free=1,
     )  # fmt: skip
     # Stop strings are looked for with special tokens in the text, to find those too.
     found = decode.make(model.config, settings, prompt.stop_ids, keep).generate(
-        params, [prompt.ids], jax.random.key(given.seed)[None],
+        params, [ids], jax.random.key(given.seed)[None],
         samples=given.samples, limits=[given.max_tokens],
         temperature=given.temperature, stop_strings=given.stop, text=tokens.decode,
     )  # fmt: skip

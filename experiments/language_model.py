@@ -13,8 +13,7 @@ from ml_collections import config_dict
 from experiments.border import ConfigError, Limit, pick, require, typed
 from rljax.envs.base import Env
 from rljax.models import config as model_config
-from rljax.models import loading
-from rljax.models.config import ModelConfig
+from rljax.models import loading, lora
 from rljax.models.encdec_config import EncDecConfig
 from rljax.models.lora import LoraConfig
 from rljax.policy import networks, score
@@ -67,7 +66,8 @@ def choose(config: Any, words: Callable[[], Sequence[str]]) -> LanguageModel:
     Raises:
       ConfigError: for a setting that is impossible, or a model that cannot be read.
     """
-    adapter = _adapter(config)
+    rank = config.lora.rank
+    require(rank is not None and rank >= 0, "lora.rank", rank, "at least 0")
     if config.model.path:
         opened = _open(config.model.path)
         require(
@@ -76,17 +76,9 @@ def choose(config: Any, words: Callable[[], Sequence[str]]) -> LanguageModel:
         )  # fmt: skip
         tokens, size = _ask(opened.tokenizer, "model.path"), opened.config
         size = dataclasses.replace(size, remat=config.model.remat)
-        require(
-            adapter is None or isinstance(size, ModelConfig), "lora.rank",
-            config.lora.rank, "0 for an encoder-decoder, which has no adapters here",
-        )  # fmt: skip
-        require(
-            adapter is None or size.gated_mlp, "lora.rank", config.lora.rank,
-            "0 for a model whose MLP has no gate (GPT-2), which has no adapters here",
-        )  # fmt: skip
     else:
         require(
-            adapter is None, "lora.rank", config.lora.rank,
+            not rank, "lora.rank", rank,
             "0 without model.path: adapters learn beside weights that know something",
         )  # fmt: skip
         opened, tokens = None, _tokens(config, words)
@@ -99,6 +91,7 @@ def choose(config: Any, words: Callable[[], Sequence[str]]) -> LanguageModel:
         def weights():
             return loading.load_params(model, dtype=size.param_dtype)
 
+    adapter = adapter_of(config, size) if rank else None
     ends = _ends(() if opened is None else opened.eos_ids, tokens)
     return LanguageModel(size, tokens, _frame(config, tokens), adapter, weights, ends)
 
@@ -134,7 +127,9 @@ def make_networks(config: Any, model: LanguageModel, env: Env) -> networks.Netwo
     widths = (config.model.head_width, config.model.head_width)
     end, std = model.tokenizer.eos_token_id, config.model.head_std
     if isinstance(model.config, EncDecConfig):
-        policy = networks.make_encdec(model.config, end, widths, std, read_q)
+        policy = networks.make_encdec(
+            model.config, end, widths, std, read_q, adapter=model.adapter
+        )
     else:
         policy = networks.make(
             model.config, end, widths, std, read_q, adapter=model.adapter
@@ -166,14 +161,15 @@ def _ends(ids: Sequence[int], tokens: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys((*ids, tokens.eos_token_id)))
 
 
-def _adapter(config: Any) -> LoraConfig | None:
-    """The adapter of the config; None where its rank is 0."""
-    rank = config.lora.rank
-    require(rank is not None and rank >= 0, "lora.rank", rank, "at least 0")
-    if not rank:
-        return None
+def adapter_of(config: Any, size: Any) -> LoraConfig:
+    """The adapter that a config asks for beside a model.
+
+    Raises:
+      ConfigError: if there can be none such.
+    """
+    how = config.lora
     try:
-        return LoraConfig(rank, config.lora.alpha, tuple(config.lora.targets))
+        return lora.of(size, how.rank, how.alpha, tuple(how.targets))
     except ValueError as error:
         raise ConfigError(f"config.lora: {error}") from error
 

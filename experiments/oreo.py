@@ -13,7 +13,7 @@ from experiments import critic as critic_lib
 from experiments.border import POSITIVE, ConfigError, Limit, pick
 from rljax.agents import oreo
 from rljax.losses import oreo as losses
-from rljax.models.lora import LoraConfig
+from rljax.models import lora
 from rljax.policy import texts
 from rljax.types import Params
 
@@ -40,7 +40,8 @@ def _shared_trunk(config: Any, start: starts.Start) -> oreo.Value:
 def _adapter(config: Any, start: starts.Start) -> oreo.Value:
     """A LoRA critic beside the reference, whatever the policy is."""
     try:
-        how = LoraConfig(config.critic.lora_rank, config.critic.lora_alpha)
+        critic = config.critic
+        how = lora.of(start.config, critic.lora_rank, critic.lora_alpha)
     except ValueError as error:
         raise ConfigError(f"config.critic.lora: {error}") from error
     return oreo.own_trunk(texts.make(start.config, how))

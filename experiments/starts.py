@@ -9,6 +9,7 @@ import jax
 
 from experiments import border, reasoning
 from experiments.border import AT_LEAST_ONE, ConfigError, Limit
+from experiments.language_model import adapter_of
 from rljax.envs.reasoning import arithmetic
 from rljax.models import loading
 from rljax.models.config import ModelConfig
@@ -169,14 +170,7 @@ def _from_files(config: Any) -> Start:
         "a decoder: an encoder-decoder reads no packed texts",
     )  # fmt: skip
     size = _with_types(config, dataclasses.replace(model.config, scan_layers=True))
-    adapter = None
-    if config.lora.rank:
-        try:
-            adapter = LoraConfig(
-                config.lora.rank, config.lora.alpha, tuple(config.lora.targets)
-            )
-        except ValueError as error:
-            raise ConfigError(f"config.lora: {error}") from error
+    adapter = adapter_of(config, size) if config.lora.rank else None
     return Start(
         size,
         tokens,

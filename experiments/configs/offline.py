@@ -35,10 +35,7 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.lora = config_dict.ConfigDict()
     config.lora.rank = 0
     config.lora.alpha = 32.0
-    config.lora.targets = (
-        *("q_proj", "k_proj", "v_proj", "o_proj"),
-        *("gate_proj", "up_proj", "down_proj"),
-    )
+    config.lora.targets = ()  # matrices, as PEFT calls them; none: all of a layer
 
     config.task = config_dict.ConfigDict()
     config.task.name = "arithmetic"  # gsm8k, math: their files at task.train, task.test

@@ -47,10 +47,7 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.lora = config_dict.ConfigDict()
     config.lora.rank = 0
     config.lora.alpha = 32.0  # the correction is times alpha / rank
-    config.lora.targets = (
-        *("q_proj", "k_proj", "v_proj", "o_proj"),
-        *("gate_proj", "up_proj", "down_proj"),
-    )
+    config.lora.targets = ()  # matrices, as PEFT calls them; none: all of a layer
 
     # Pretraining on text from random play, before learning; 0 updates: none.
     config.warm_start = config_dict.ConfigDict()

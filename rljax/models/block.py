@@ -129,11 +129,11 @@ def _mlp(layer: Layer, h: jax.Array, config: ModelConfig) -> jax.Array:
     return _project(layer, "down", inner, config)
 
 
-# What an adapter calls the columns of our matrices.
-_TARGETS = {
+# Parts of adapters that are columns of our matrices.
+_PARTS = {
     "out": ("o_proj",),
     "gate_up": ("gate_proj", "up_proj"),
-    "up": (),
+    "up": ("up_proj",),
     "down": ("down_proj",),
 }
 
@@ -141,7 +141,7 @@ _TARGETS = {
 def _project(layer: Layer, name: str, x: jax.Array, config: ModelConfig) -> jax.Array:
     """x W, what an adapter adds, and the bias where there is one."""
     dtype = config.activation_dtype
-    found = lora.add(layer, _TARGETS[name], x, project(x, layer[name], dtype))
+    found = lora.add(layer, _PARTS[name], x, project(x, layer[name], dtype))
     bias = layer.get(f"{name}_bias")
     return found if bias is None else found + bias.astype(dtype)
 

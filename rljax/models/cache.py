@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from rljax.models import block, decoder
-from rljax.models.attention import attend
+from rljax.models.attention import attend, attend_one
 from rljax.models.config import ModelConfig
-from rljax.models.layers import Turned, softcap
+from rljax.models.layers import Turned
 from rljax.types import Params
 
 
@@ -37,7 +37,7 @@ class Cache(NamedTuple):
 
 
 # What `layers.project` multiplies with, casting it to the type of activations.
-_MATRICES = ("qkv", "out", "gate_up", "up", "down")
+_MATRICES = frozenset(["qkv", "out", "gate_up", "up", "down", "cross_q", "cross_out"])
 
 
 def arrange(params: Params, config: ModelConfig) -> Weights:
@@ -50,27 +50,42 @@ def arrange(params: Params, config: ModelConfig) -> Weights:
       params: the decoder's.
       config: its settings.
     """
-    layers: dict[str, Any] = dict(decoder.layers_of(params))
+    layers = decoder.layers_of(params)
+    once: dict[str, Any] = {n: w for n, w in params.items() if n not in layers}
+    once["unembedding"] = turn(decoder.unembedding(params, config))
+    return Weights(once, apart(layers, config.num_layers, config.activation_dtype))
+
+
+def apart(
+    layers: dict[str, jax.Array], count: int, dtype: jnp.dtype
+) -> tuple[dict[str, Any], ...]:
+    """Each layer's own weights, its matrices cast and turned.
+
+    Args:
+      layers: stacked weights by name.
+      count: how many layers there are.
+      dtype: of activations.
+
+    Raises:
+      ValueError: for weights that have not a part for each layer.
+    """
+    laid: dict[str, Any] = dict(layers)
     for name, weight in layers.items():
-        if len(weight) != config.num_layers:
+        if len(weight) != count:
             raise ValueError(
                 f"{name} has a leading axis of {len(weight)}; a part for each of the "
-                f"{config.num_layers} layers was expected"
+                f"{count} layers was expected"
             )
-    once: dict[str, Any] = {n: w for n, w in params.items() if n not in layers}
-    once["unembedding"] = decoder.unembedding(params, config)
-    turned = jax.default_backend() == "cpu"
-    if turned:
-        once["unembedding"] = Turned(once["unembedding"].T)
-    for name in layers.keys() & set(_MATRICES):
-        weight = layers[name].astype(config.activation_dtype)
-        layers[name] = Turned(weight.mT) if turned else weight
-    rows = range(config.num_layers)
-    return Weights(once, tuple(_part(layers, i) for i in rows))
+        if name in _MATRICES:
+            laid[name] = turn(weight.astype(dtype))
+    return tuple(
+        jax.tree.map(lambda weight, i=i: weight[i], laid) for i in range(count)
+    )
 
 
-def _part(layers: dict[str, Any], i: int) -> dict[str, Any]:
-    return jax.tree.map(lambda weight: weight[i], layers)
+def turn(weight: jax.Array) -> Any:
+    """A matrix, or a stack of them, as products of few rows want it here."""
+    return Turned(weight.mT) if jax.default_backend() == "cpu" else weight
 
 
 def logits(weights: Weights, hidden: jax.Array, config: ModelConfig) -> jax.Array:
@@ -85,6 +100,23 @@ def empty(rows: int, columns: int, config: ModelConfig) -> Cache:
     key = jnp.zeros((rows, c.num_kv_heads, c.head_dim, columns), dtype)
     keys = tuple(jnp.copy(key) for _ in range(c.num_layers))
     return Cache(keys, tuple(key.mT for key in keys))
+
+
+def resize(cache: Cache, columns: int) -> Cache:
+    """A cache with more columns, or with the first of them."""
+    return Cache(
+        tuple(fit(x, 3, columns) for x in cache.keys),
+        tuple(fit(x, 2, columns) for x in cache.values),
+    )
+
+
+def fit(x: jax.Array, axis: int, size: int) -> jax.Array:
+    """An array with one axis cut or filled up with zeros to a size."""
+    if x.shape[axis] >= size:
+        return jax.lax.slice_in_dim(x, 0, size, axis=axis)
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, size - x.shape[axis])
+    return jnp.pad(x, widths)
 
 
 def prefill(weights: Weights, ids: jax.Array, config: ModelConfig) -> Cache:
@@ -153,7 +185,10 @@ def step(
         q, k, v = block.queries_keys_values(layer, x, angles, 0, config)
         keys.append(cache.keys[i].at[rows, :, :, positions].set(k[:, 0], mode="drop"))
         values.append(cache.values[i].at[rows, :, positions].set(v[:, 0], mode="drop"))
-        attended = _attend_one(q[:, 0], keys[-1], values[-1], near[:, 0], config)
+        attended = attend_one(
+            q[:, 0], keys[-1], values[-1], near[:, 0],
+            config.query_scale, config.attention_softcap,
+        )  # fmt: skip
         x = block.finish(layer, x, attended[:, None], config)
     hidden = block.normalize(weights.once, "final_norm", x[:, 0], config)
     return hidden, Cache(tuple(keys), tuple(values))
@@ -202,24 +237,3 @@ def extend(
         x = block.finish(layer, x, attended, config)
     hidden = block.normalize(weights.once, "final_norm", x, config)
     return hidden, Cache(tuple(keys), tuple(values))
-
-
-def _attend_one(
-    q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, c: ModelConfig
-) -> jax.Array:
-    """`attention.attend` of one query a row: q [B, H, head_dim], mask [B, S].
-
-    Keys lie with positions last: on CPU their product with one query takes two thirds
-    of the time that it takes the other way round.
-    """
-    b, heads, d = q.shape
-    wide = jnp.promote_types(q.dtype, jnp.float32)
-    scale = d**-0.5 if c.query_scale is None else c.query_scale
-    q = q.reshape(b, c.num_kv_heads, -1, d) * jnp.asarray(scale, q.dtype)
-    scores = jnp.matmul(q, keys, preferred_element_type=wide)
-    scores = softcap(scores, c.attention_softcap)
-    scores = jnp.where(mask[:, None, None], scores, -jnp.inf)  # a row sees itself
-    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    out = jnp.matmul(weights.astype(q.dtype), values, preferred_element_type=wide)
-    return (out / total).astype(q.dtype).reshape(b, heads * d)

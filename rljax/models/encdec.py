@@ -23,13 +23,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rljax.models.attention import attend
+from rljax.models import lora
+from rljax.models.encdec_block import Layer, attention, cross_attention, mlp
 from rljax.models.encdec_config import EncDecConfig
-from rljax.models.layers import gated_mlp, project, rms_norm
+from rljax.models.layers import product, rms_norm
 from rljax.models.relative_bias import relative_bias
 from rljax.types import Params
 
-Layer = dict[str, jax.Array]
 # Name -> initialiser and shape.
 Shapes = dict[str, tuple[Callable[..., jax.Array], tuple[int, ...]]]
 
@@ -69,7 +69,7 @@ class EncDec(nn.Module):
         )
 
     def _weights(self) -> Params:
-        """All weights, by name; those of layers stacked."""
+        """All weights, by name, an adapter's among them; those of layers stacked."""
         c, dtype = self.config, jnp.dtype(self.config.param_dtype)
         # Tied logits that are not scaled down need a small embedding.
         std = c.width**-0.5 if c.tied_embedding and not c.scale_logits else 1.0
@@ -92,7 +92,8 @@ class EncDec(nn.Module):
             for name, (init, shape) in of_stack.items():
                 name = f"{stack}_{name}"
                 params[name] = self.param(name, init, shape, dtype)
-        return params
+        beside = [name for name in lora.names() if self.has_variable("params", name)]
+        return params | {name: self.get_variable("params", name) for name in beside}
 
 
 def encode(
@@ -111,7 +112,7 @@ def encode(
     """
     chex.assert_rank([ids, mask], [2, 2])
     dtype = config.activation_dtype
-    layers, table, scale = _stack(params, "encoder")
+    layers, table, scale = stack_of(params, "encoder")
     places = jnp.arange(ids.shape[1])[None]
     bias = relative_bias(table, places, True, config.max_distance)
     seen = jnp.broadcast_to(mask[:, None], (*ids.shape, ids.shape[1]))
@@ -152,7 +153,7 @@ def decode(
       float32 [B, T - first_output, D].
     """
     chex.assert_rank([memory, memory_mask, ids, positions, mask], [3, 2, 2, 2, 3])
-    layers, table, scale = _stack(params, "decoder")
+    layers, table, scale = stack_of(params, "decoder")
     bias = relative_bias(table, positions, False, config.max_distance)
 
     def step(layer, x, first=0):
@@ -160,8 +161,13 @@ def decode(
         x = cross_attention(layer, x, memory, memory_mask, config)
         return mlp(layer, x, config)
 
-    last = config.num_decoder_layers - 1
     x = params["embedding"][ids].astype(config.activation_dtype)
+    if set(params) & set(lora.names()):
+        # To take the last layer for itself copies the weights of the others, most of
+        # what is in memory beside an adapter; see `decoder`.
+        x = _run(step, layers, x, config)[:, first_output:]
+        return rms_norm(x, scale, config.norm_eps)
+    last = config.num_decoder_layers - 1
     x = _run(step, {name: weight[:last] for name, weight in layers.items()}, x, config)
     layer = {name: weight[last] for name, weight in layers.items()}
     final = functools.partial(step, first=first_output)
@@ -181,96 +187,38 @@ def logits(params: Params, hidden: jax.Array, config: EncDecConfig) -> jax.Array
     Returns:
       [..., V], float32 at least.
     """
-    tied = config.tied_embedding
-    matrix = params["embedding"].T if tied else params["unembedding"]
+    matrix = unembedding(params, config)
     if config.scale_logits:
         hidden = hidden * config.width**-0.5
-    wide = jnp.promote_types(hidden.dtype, jnp.float32)
-    return jnp.matmul(hidden.astype(matrix.dtype), matrix, preferred_element_type=wide)
+    return product(hidden, matrix, jax.tree.leaves(matrix)[0].dtype)
 
 
-def attention(
-    layer: Layer,
-    x: jax.Array,
-    bias: jax.Array,
-    mask: jax.Array,
-    first_output: int,
-    config: EncDecConfig,
-) -> jax.Array:
-    """x + attention(norm(x)) of a stream to itself.
+def unembedding(params: Params, config: EncDecConfig) -> jax.Array:
+    """The matrix that turns hidden states into logits.
 
     Args:
-      layer: this layer's weights, without the leading axis.
-      x: [B, T, D], the residual stream.
-      bias: float32 [B or 1, H, T, T], of `relative_bias`.
-      mask: bool [B, T, T].
-      first_output: first position whose result is wanted.
-      config: the model's settings.
+      params: the model's parameters.
+      config: its settings.
 
     Returns:
-      [B, T - first_output, D].
+      [D, V], in the type of the parameters.
     """
-    c, dtype = config, config.activation_dtype
-    h = rms_norm(x, layer["attention_norm"], c.norm_eps).astype(dtype)
-    weight, split = layer["qkv"], c.num_heads * c.head_dim
-    if first_output:
-        q = project(h[:, first_output:], weight[:, :split], dtype)
-        kv = project(h, weight[:, split:], dtype)
-    else:
-        q, kv = jnp.split(project(h, weight, dtype), [split], axis=-1)
-    k, v = jnp.split(kv, 2, axis=-1)
-    q, k, v = _heads(q, c), _heads(k, c), _heads(v, c)
-    mask, bias = mask[:, first_output:], bias[:, :, first_output:]
-    attended = attend(q, k, v, mask, scale=1.0, bias=bias)
-    return x[:, first_output:] + project(attended, layer["out"], dtype)
+    return params["embedding"].T if config.tied_embedding else params["unembedding"]
 
 
-def cross_attention(
-    layer: Layer,
-    x: jax.Array,
-    memory: jax.Array,
-    memory_mask: jax.Array,
-    config: EncDecConfig,
-) -> jax.Array:
-    """x + attention(norm(x)) of the decoder's stream to the prompt, at any distance.
+def stack_of(params: Params, stack: str) -> tuple[Layer, jax.Array, jax.Array]:
+    """What belongs to one of the two stacks.
 
     Args:
-      layer: this layer's weights.
-      x: [B, T, D], the residual stream.
-      memory: [B, S, D], from `encode`.
-      memory_mask: bool [B, S].
-      config: the model's settings.
+      params: the model's parameters.
+      stack: "encoder" or "decoder".
 
     Returns:
-      [B, T, D].
+      Weights of its layers, stacked; its table of relative bias; its last norm's scale.
     """
-    c, dtype = config, config.activation_dtype
-    h = rms_norm(x, layer["cross_norm"], c.norm_eps)
-    q = _heads(project(h, layer["cross_q"], dtype), c)
-    k, v = jnp.split(project(memory, layer["cross_kv"], dtype), 2, axis=-1)
-    seen = jnp.broadcast_to(memory_mask[:, None], (*x.shape[:2], memory.shape[1]))
-    attended = attend(q, _heads(k, c), _heads(v, c), seen, scale=1.0)
-    return x + project(attended, layer["cross_out"], dtype)
-
-
-def mlp(layer: Layer, x: jax.Array, config: EncDecConfig) -> jax.Array:
-    """x + mlp(norm(x)).
-
-    Args:
-      layer: this layer's weights.
-      x: [B, T, D], the residual stream.
-      config: the model's settings.
-
-    Returns:
-      [B, T, D].
-    """
-    c, dtype = config, config.activation_dtype
-    h = rms_norm(x, layer["mlp_norm"], c.norm_eps)
-    if c.gated:
-        return x + gated_mlp(h, layer["gate_up"], layer["down"], dtype, c.activation)
-    return x + project(
-        c.activation(project(h, layer["up"], dtype)), layer["down"], dtype
-    )
+    start = f"{stack}_"
+    own = {n.removeprefix(start): w for n, w in params.items() if n.startswith(start)}
+    return own, own.pop("relative_bias"), own.pop("final_norm")
 
 
 def _layer_shapes(c: EncDecConfig, crossed: bool) -> Shapes:
@@ -305,13 +253,6 @@ def _layer_shapes(c: EncDecConfig, crossed: bool) -> Shapes:
     return shapes
 
 
-def _stack(params: Params, stack: str) -> tuple[Layer, jax.Array, jax.Array]:
-    """Stacked layers, table of relative bias and last norm's scale of a stack."""
-    start = f"{stack}_"
-    own = {n.removeprefix(start): w for n, w in params.items() if n.startswith(start)}
-    return own, own.pop("relative_bias"), own.pop("final_norm")
-
-
 def _run(
     step: Callable[[Layer, jax.Array], jax.Array],
     layers: Layer,
@@ -326,10 +267,6 @@ def _run(
     for i in range(len(layers["qkv"])):
         x = step({name: weight[i] for name, weight in layers.items()}, x)
     return x
-
-
-def _heads(x: jax.Array, config: EncDecConfig) -> jax.Array:
-    return x.reshape(*x.shape[:2], config.num_heads, config.head_dim)
 
 
 def _normal(std: float) -> Callable[..., jax.Array]:

@@ -1,9 +1,8 @@
-"""The arithmetic of a layer: RMSNorm, projections, rotary positions, gated MLPs.
+"""The arithmetic of a layer: RMSNorm, projections, rotary positions.
 
-Pure functions of arrays. D width, T tokens, K heads, F inner size of the MLP.
+Pure functions of arrays. D width, T tokens, K heads.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -169,31 +168,6 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     left, right = jnp.split(x, 2, axis=-1)
     turned = [left * cos - right * sin, right * cos + left * sin]
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
-
-
-def gated_mlp(
-    x: jax.Array,
-    gate_up: jax.Array,
-    down: jax.Array,
-    dtype: jnp.dtype,
-    gate: Callable[[jax.Array], jax.Array] = jax.nn.silu,
-) -> jax.Array:
-    """(gate(x W_gate) * x W_up) W_down, with gate and up in one product.
-
-    Source: Shazeer, "GLU Variants Improve Transformer", 2020.
-
-    Args:
-      x: [..., D].
-      gate_up: [D, 2 F], the gate's columns first.
-      down: [F, D].
-      dtype: type of the products.
-      gate: SwiGLU's is silu.
-
-    Returns:
-      [..., D] in `dtype`.
-    """
-    gates, up = jnp.split(project(x, gate_up, dtype), 2, axis=-1)
-    return project(gate(gates) * up, down, dtype)
 
 
 def softcap(x: jax.Array, cap: float | None) -> jax.Array:

@@ -1,9 +1,11 @@
 """LoRA adapters as PEFT folders: `adapter_config.json`, `adapter_model.safetensors`.
 
-PEFT keeps a pair for each layer, turned round: `lora_A.weight` [r, I] and
-`lora_B.weight` [O, r], of base_model.model.model.layers.<i>.<part>.<target>. Its factor
-is lora_alpha / r like ours, and is not in the weights. A field of the config that would
-change what is computed, and that we do not implement, is an error that names it.
+PEFT keeps a pair for each layer of a site, turned round: `lora_A.weight` [r, I] and
+`lora_B.weight` [O, r], of base_model.model.<module>; `lora_targets.modules` has the
+names. Its factor is lora_alpha / r like ours, and is not in the weights. GPT-2's base
+matrices are not turned, which its config calls fan_in_fan_out; the pairs are turned all
+the same. A field of the config that would change what is computed, and that we do not
+implement, is an error that names it.
 
 Source: the LoRA configuration of peft 0.21.
 """
@@ -19,8 +21,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
-from rljax.models.config import ModelConfig
-from rljax.models.lora import ATTENTION, TARGETS, LoraConfig, spans
+from rljax.models.encdec_config import EncDecConfig
+from rljax.models.lora import LoraConfig
+from rljax.models.lora_targets import SITES, Config, modules, sites_of, spans, targets
 from rljax.types import Params
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -43,7 +46,7 @@ def save(
     folder: str | os.PathLike[str],
     adapter: Params,
     lora: LoraConfig,
-    config: ModelConfig,
+    config: Config,
     base_name: str,
 ) -> None:
     """Writes an adapter as a folder that PEFT and vLLM load.
@@ -52,25 +55,25 @@ def save(
       folder: made where it is missing.
       adapter: as `lora.init` gives it; written as float32.
       lora: its settings.
-      config: of the decoder.
+      config: of the model.
       base_name: folder or hub id of the base model, for who loads it.
 
     Raises:
-      ValueError: if the adapter does not fit its settings or the decoder.
+      ValueError: if the adapter does not fit its settings or the model.
     """
     wanted = _tensors(lora, config)
     found = {}
-    if set(adapter) != set(lora.targets):
+    sites = {site for site, *_ in wanted.values()}
+    if set(adapter) != sites:
         raise ValueError(
-            f"the adapter has targets {sorted(adapter)}, its settings "
-            f"{sorted(lora.targets)}"
+            f"the adapter has {sorted(adapter)}, its settings {sorted(sites)}"
         )
-    for name, (target, layer, part, shape) in wanted.items():
-        stacked = adapter[target][part]
-        if stacked.shape != (config.num_layers, *shape[::-1]):
+    there = modules(config)
+    for name, (site, layer, part, shape) in wanted.items():
+        stacked, expected = adapter[site][part], (there[site][1], *shape[::-1])
+        if stacked.shape != expected:
             raise ValueError(
-                f"{target} has {part} of shape {stacked.shape}, expected "
-                f"{(config.num_layers, *shape[::-1])}"
+                f"{site} has {part} of shape {stacked.shape}, expected {expected}"
             )
         array = np.asarray(stacked[layer], np.float32)
         found[name] = np.ascontiguousarray(array.T)
@@ -79,14 +82,14 @@ def save(
     safetensors_numpy.save_file(found, path / WEIGHTS, {"format": "pt"})
     values = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "SEQ_2_SEQ_LM" if _is_t5(config) else "CAUSAL_LM",
         "base_model_name_or_path": base_name,
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "target_modules": list(lora.targets),
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": _is_gpt2(config),
         "use_rslora": False,
         "use_dora": False,
         "modules_to_save": None,
@@ -95,14 +98,12 @@ def save(
     (path / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
 
 
-def load(
-    folder: str | os.PathLike[str], config: ModelConfig
-) -> tuple[Params, LoraConfig]:
+def load(folder: str | os.PathLike[str], config: Config) -> tuple[Params, LoraConfig]:
     """Reads a PEFT folder.
 
     Args:
       folder: that holds both files.
-      config: of the decoder it is for.
+      config: of the model it is for.
 
     Returns:
       The adapter, float32 as `lora.init` gives it, and its settings.
@@ -113,7 +114,7 @@ def load(
         them.
     """
     path = pathlib.Path(folder)
-    lora = _settings(_read_config(path))
+    lora = _settings(_read_config(path), config)
     try:
         there = safetensors_numpy.load_file(path / WEIGHTS)
     except FileNotFoundError as error:
@@ -136,18 +137,22 @@ def load(
             + "\n  ".join(faults[:20])
             + more
         )
-    layers = {(t, part, i): there[name].T for name, (t, i, part, _) in wanted.items()}
+    layers: dict[str, dict[str, list[np.ndarray]]] = {}
+    for name, (site, _, part, _) in wanted.items():  # layer after layer
+        layers.setdefault(site, {}).setdefault(part, []).append(there[name].T)
     adapter = {
-        target: {
-            part: jnp.asarray(
-                np.stack([layers[target, part, i] for i in range(config.num_layers)]),
-                jnp.float32,
-            )
-            for part in "ab"
-        }
-        for target in lora.targets
+        site: {part: jnp.asarray(np.stack(x), jnp.float32) for part, x in pair.items()}
+        for site, pair in layers.items()
     }
     return adapter, lora
+
+
+def _is_t5(config: Config) -> bool:
+    return isinstance(config, EncDecConfig)
+
+
+def _is_gpt2(config: Config) -> bool:
+    return not isinstance(config, EncDecConfig) and config.learned_positions
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
@@ -163,8 +168,10 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
     return values
 
 
-def _settings(values: dict[str, Any]) -> LoraConfig:
+def _settings(values: dict[str, Any], config: Config) -> LoraConfig:
     """The settings a config describes, which must be ones we implement."""
+    # PEFT goes by the model, whatever a folder says; its own say true.
+    notes = _NOTES | ({"fan_in_fan_out"} if _is_gpt2(config) else set())
     missing = sorted(_READ - values.keys())
     if missing:
         raise ValueError(f"{CONFIG} has no {', '.join(missing)}")
@@ -180,13 +187,13 @@ def _settings(values: dict[str, Any]) -> LoraConfig:
                 f"{CONFIG} has {field} = {value!r}, which may change the base model; "
                 "only true, false and 'gaussian' are implemented"
             )
-        if field not in _NOTES | _READ | {"init_lora_weights"} and not off:
+        if field not in notes | _READ | {"init_lora_weights"} and not off:
             raise ValueError(f"{CONFIG} has {field} = {value!r}, not implemented")
-    targets = values["target_modules"]
-    if not isinstance(targets, list) or any(x not in TARGETS for x in targets):
+    wanted, known = values["target_modules"], targets(config)
+    if not isinstance(wanted, list) or any(x not in known for x in wanted):
         raise ValueError(
-            f"{CONFIG} has target_modules = {targets!r}; a list of "
-            f"{', '.join(TARGETS)} is implemented"
+            f"{CONFIG} has target_modules = {wanted!r}; a list of "
+            f"{', '.join(known)} is implemented for this model"
         )
     rank, alpha = values["r"], values["lora_alpha"]
     if type(rank) is not int or rank < 1:
@@ -197,21 +204,21 @@ def _settings(values: dict[str, Any]) -> LoraConfig:
         raise ValueError(
             f"{CONFIG} has lora_alpha = {alpha!r}; it must be a number above 0"
         )
-    return LoraConfig(rank, alpha, tuple(targets))
+    return LoraConfig(rank, alpha, tuple(wanted))
 
 
 def _tensors(
-    lora: LoraConfig, config: ModelConfig
+    lora: LoraConfig, config: Config
 ) -> dict[str, tuple[str, int, str, tuple[int, int]]]:
-    """Name in the file -> target, layer, "a" or "b", shape in the file."""
-    found = {}
-    for target in lora.targets:
-        span = spans(config)[target]
-        module = "self_attn" if target in ATTENTION else "mlp"
-        for i in range(config.num_layers):
-            stem = f"base_model.model.model.layers.{i}.{module}.{target}"
-            shapes = {"a": (lora.rank, span.inputs), "b": (span.outputs, lora.rank)}
+    """Name in the file -> site, layer, "a" or "b", shape in the file."""
+    found, there = {}, modules(config)
+    for site in [name for name in sites_of(lora.targets) if name in there]:
+        path, layers = there[site]
+        parts = [spans(config)[part] for part in SITES[site].parts]
+        outputs = sum(part.outputs for part in parts)
+        shapes = {"a": (lora.rank, parts[0].inputs), "b": (outputs, lora.rank)}
+        for i in range(layers):
+            stem = f"base_model.model.{path.format(i)}"
             for part, shape in shapes.items():
-                name = f"{stem}.lora_{part.upper()}.weight"
-                found[name] = (target, i, part, shape)
+                found[f"{stem}.lora_{part.upper()}.weight"] = (site, i, part, shape)
     return found

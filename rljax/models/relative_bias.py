@@ -35,7 +35,11 @@ def buckets(num_buckets: int, max_distance: int) -> np.ndarray:
 
 
 def relative_bias(
-    table: jax.Array, positions: jax.Array, two_sided: bool, max_distance: int
+    table: jax.Array,
+    positions: jax.Array,
+    two_sided: bool,
+    max_distance: int,
+    of_keys: jax.Array | None = None,
 ) -> jax.Array:
     """What attention adds to its scores, by the distance from query to key.
 
@@ -44,15 +48,17 @@ def relative_bias(
 
     Args:
       table: [n, H], a number for each bucket and head.
-      positions: int32 [B, T].
+      positions: int32 [B, T], of queries.
       two_sided: half of the buckets are for keys after the query; else these share
         the bucket of distance 0.
       max_distance: see `buckets`.
+      of_keys: int32 [B or 1, S], where these are others.
 
     Returns:
-      float32 [B, H, T, T], query by key.
+      float32 [B, H, T, S], query by key.
     """
-    ahead = positions[:, None] - positions[:, :, None]
+    of_keys = positions if of_keys is None else of_keys
+    ahead = of_keys[:, None] - positions[:, :, None]
     count = len(table) // 2 if two_sided else len(table)
     far = jnp.abs(ahead) if two_sided else jnp.maximum(-ahead, 0)
     of_distance = jnp.asarray(buckets(count, max_distance))

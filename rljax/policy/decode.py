@@ -6,6 +6,9 @@ compiled loop samples in all slots until a few have ended; their texts are hande
 and the slots filled again. So a long text never holds up others. What is compiled is in
 `slots`; here is the host's part, which sees the queue between compiled calls.
 
+An encoder-decoder is served the same way. Its encoder reads a prompt once, the keys and
+values of cross-attention are what is copied, and the cache holds what is decoded.
+
 Sizes come in buckets. Prompts are padded to the smallest that holds them. The cache
 begins small and is copied into a larger one when a text needs it, for a token's
 attention costs what the cache could hold. At the end of the queue the last texts move
@@ -19,18 +22,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.models import cache as cache_lib
-from rljax.models.config import ModelConfig
+from rljax.models import stepwise
 from rljax.policy import slots as slots_lib
 from rljax.policy import truncate
 from rljax.policy.desk import Programs, Row, Settings, Work, round_up, serve
+from rljax.policy.slots import Config
 from rljax.types import Key, Params
 
 
 class Generated(NamedTuple):
     """Texts, in the order prompt 0 sample 0, prompt 0 sample 1, and so on.
 
-    T is a multiple of 16. Prompt and answer stand together as the learner reads them.
+    T is a multiple of 16. Prompt and answer stand together as the learner reads them;
+    of an encoder-decoder, whose decoder reads the start token and the answer, they
+    stand together all the same, and the start token nowhere.
     """
 
     ids: np.ndarray  # int32 [N, T], prompt, then what was sampled; 0 after the end
@@ -57,7 +62,7 @@ class Decoding(NamedTuple):
 
 
 def make(
-    config: ModelConfig,
+    config: Config,
     settings: Settings,
     stop_ids: Sequence[int] = (),
     truncation: truncate.Truncation | None = None,
@@ -65,7 +70,7 @@ def make(
     """A generator for models of one configuration.
 
     Args:
-      config: the decoder's settings.
+      config: the model's settings, a decoder's or an encoder-decoder's.
       settings: sizes.
       stop_ids: tokens that end a text. They are part of it, with log-probability and
         mask: the policy chose them.
@@ -73,8 +78,10 @@ def make(
 
     Returns:
       Its `generate` takes:
-        params: the decoder's parameters.
-        prompts: integers, the token ids of each prompt, none of them empty.
+        params: the model's parameters.
+        prompts: integers, the token ids of each prompt, none of them empty. An encoder
+          reads them as they are: one that was trained to read an end token after them
+          wants it among them.
         keys: typed PRNG keys, one for each prompt, of JAX's default implementation.
           Sample j of a prompt is a function of the prompt, its key and j: not of the
           other prompts, nor of the slot.
@@ -124,6 +131,7 @@ def make(
             temperature=temperature,
             stop_strings=tuple(stop_strings),
             text=text,
+            start_id=stepwise.of(config).start_id,
         )
         _check_work(config, settings, work)
         if not prompts:
@@ -149,7 +157,8 @@ def _compile(config, settings, stop_ids, truncation, traces) -> Programs:
 
     def start(columns):
         keys = jax.random.split(jax.random.key(0, impl=_KEYS), settings.slots)
-        return slots_lib.start(keys, columns, settings.longest, config)
+        longest, prompt = settings.longest, settings.prompts[-1]
+        return slots_lib.start(keys, columns, longest, config, prompt)
 
     def place(slots, prompts, fields, count, key_data):
         source, target, token, position, limit = fields
@@ -164,14 +173,16 @@ def _compile(config, settings, stop_ids, truncation, traces) -> Programs:
             stop_ids, truncation, config,
         )  # fmt: skip
 
+    def take(slots, rows, columns):
+        return slots_lib.take(slots, rows, columns, config)
+
+    model = stepwise.of(config)
     return Programs(
-        arrange=traced("arrange", lambda params: cache_lib.arrange(params, config)),
-        prefill=traced(
-            "prefill", lambda weights, ids: cache_lib.prefill(weights, ids, config)
-        ),
+        arrange=traced("arrange", model.arrange),
+        prefill=traced("prefill", model.prefill),
         start=traced("start", start, static_argnums=0),
         place=traced("place", place, donate_argnums=0),
-        take=traced("take", slots_lib.take, static_argnums=2),
+        take=traced("take", take, static_argnums=2),
         run=traced("run", run, donate_argnums=1),
     )
 
@@ -222,13 +233,13 @@ def _join(work: Work, rows: dict[int, Row], stop_ids: Sequence[int]) -> Generate
     return Generated(ids, length, begin, sampled, log_probs.astype(np.float32), stopped)
 
 
-def _check_model(config: ModelConfig, settings: Settings, stop_ids: Sequence[int]):
+def _check_model(config: Config, settings: Settings, stop_ids: Sequence[int]):
     for token in stop_ids:
         if not 0 <= token < config.vocab_size:
             raise ValueError(
                 f"stop id {token} is not a token; there are {config.vocab_size}"
             )
-    context, longest = config.max_positions, settings.prompts[-1]
+    context, longest = _context(config), settings.prompts[-1]
     if context is not None and longest > context:
         raise ValueError(
             f"prompts of up to {longest} tokens do not fit the model's context of "
@@ -236,7 +247,7 @@ def _check_model(config: ModelConfig, settings: Settings, stop_ids: Sequence[int
         )
 
 
-def _check_work(config: ModelConfig, settings: Settings, work: Work) -> None:
+def _check_work(config: Config, settings: Settings, work: Work) -> None:
     """Whether the queue can be served as it is."""
     count = len(work.prompts)
     if work.samples < 1:
@@ -262,13 +273,18 @@ def _check_work(config: ModelConfig, settings: Settings, work: Work) -> None:
         raise ValueError("stop strings need `text`, which turns token ids into text")
 
 
+def _context(config: Config) -> int | None:
+    """Most positions; an encoder-decoder has no limit of its own."""
+    return getattr(config, "max_positions", None)
+
+
 def _check_count(what: str, value: Any) -> None:
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise ValueError(f"{what} {value!r}; it must be an int")
 
 
 def _check_prompt(
-    i: int, prompt: np.ndarray, limit: int, config: ModelConfig, settings: Settings
+    i: int, prompt: np.ndarray, limit: int, config: Config, settings: Settings
 ) -> None:
     if prompt.ndim != 1 or not len(prompt):
         raise ValueError(f"prompt {i} has shape {prompt.shape}; it needs some tokens")
@@ -285,7 +301,7 @@ def _check_prompt(
             f"prompt {i} has a limit of {limit} tokens; it must be from 1 to "
             f"{settings.longest}, what `longest` says"
         )
-    context = config.max_positions
+    context = _context(config)
     if context is not None and len(prompt) + limit > context:
         raise ValueError(
             f"prompt {i} has {len(prompt)} tokens, and with a limit of {limit} more "

@@ -12,12 +12,11 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from rljax.models import cache as cache_lib
 from rljax.policy.slots import Slots
 from rljax.types import Params
 
@@ -100,7 +99,7 @@ class Settings:
 
 
 class Programs(NamedTuple):
-    """The compiled parts, as `decode.make` binds them; see `slots` and `cache`."""
+    """The compiled parts, as `decode.make` binds them; see `slots` and `Stepwise`."""
 
     arrange: Callable
     prefill: Callable
@@ -120,6 +119,7 @@ class Work(NamedTuple):
     temperature: float
     stop_strings: tuple[str, ...]
     text: Callable[[list[int]], str] | None  # there where there are stop strings
+    start_id: int | None = None  # what texts begin with, where an encoder reads prompts
 
 
 class Row(NamedTuple):
@@ -143,7 +143,7 @@ def serve(
     Args:
       programs: the compiled parts, for the slots of one desk.
       settings: sizes of one desk, and their number, from `Settings.of_desk`.
-      params: the decoder's.
+      params: the model's.
       work: the queue. Prompts are dealt out in turn, whoever is faster, so that what
         is computed together does not depend on the clock.
 
@@ -183,7 +183,7 @@ def _alone(text: Callable, ids: list[int]) -> str:
 
 
 def _serve(
-    programs: Programs, settings: Settings, weights: cache_lib.Weights, work: Work
+    programs: Programs, settings: Settings, weights: Any, work: Work
 ) -> dict[int, Row]:
     desk = _Desk(programs, settings, weights, work)
     while len(desk.done) < len(work.keys):
@@ -198,11 +198,7 @@ class _Desk:
     """What the host knows of the slots."""
 
     def __init__(
-        self,
-        programs: Programs,
-        settings: Settings,
-        weights: cache_lib.Weights,
-        work: Work,
+        self, programs: Programs, settings: Settings, weights: Any, work: Work
     ):
         """Nothing is under way yet."""
         self.programs, self.settings, self.work = programs, settings, work
@@ -212,8 +208,14 @@ class _Desk:
         self.looked = np.zeros(settings.slots, int)  # tokens looked at for strings
         self.next_job = 0
         self.done: dict[int, Row] = {}
-        self.store: dict[int, cache_lib.Cache] = {}  # prompts prefilled last, by group
-        self.columns = self._size_for(settings.prompts[0])
+        self.store: dict[int, Any] = {}  # prompts prefilled last, by group
+        # Where an encoder reads them, the cache holds what is decoded alone: prompts
+        # of one token, the start, as it were.
+        decoded = settings
+        if work.start_id is not None:
+            decoded = dataclasses.replace(settings, prompts=(1,))
+        self.sizes = decoded.columns
+        self.columns = self._size_for(decoded.prompts[0])
         self.slots: Slots = programs.start(self.columns)
 
     def working(self) -> list[int]:
@@ -244,18 +246,21 @@ class _Desk:
         if group not in self.store:
             self.store = {group: self._prefill(group)}
         prompts = self.store[group]
-        self._widen(prompts.values[0].shape[2])
+        self._widen(self._columns_of(group))
         fields = np.zeros((5, self.settings.slots), np.int32)
         fields[1] = self.settings.slots  # beyond the last: nowhere
         keys = np.zeros((self.settings.slots, work.keys.shape[1]), np.uint32)
         for lane, (job, slot) in enumerate(lanes):
             prompt = job // work.samples
             ids = work.prompts[prompt]
-            row = (prompt - group * size, slot, ids[-1], len(ids) - 1)
+            at, last = len(ids) - 1, int(ids[-1])
+            if work.start_id is not None:
+                at, last = 0, work.start_id
+            row = (prompt - group * size, slot, last, at)
             fields[:, lane] = (*row, work.limits[prompt])
             keys[lane] = work.keys[job]
             self.jobs[slot], self.looked[slot] = job, 0
-            self.reach[slot] = len(ids)
+            self.reach[slot] = at + 1
         count = np.int32(len(lanes))
         self.slots = self.programs.place(self.slots, prompts, fields, count, keys)
 
@@ -266,12 +271,17 @@ class _Desk:
         longest = max(map(len, rows))
         return rows, next(b for b in self.settings.prompts if b >= longest)
 
-    def _prefill(self, group: int) -> cache_lib.Cache:
+    def _columns_of(self, group: int) -> int:
+        """Columns of the cache that its prompts take."""
+        return 1 if self.work.start_id is not None else self._prompts_of(group)[1]
+
+    def _prefill(self, group: int) -> Any:
         rows, bucket = self._prompts_of(group)
         ids = np.zeros((self.settings.prefill, bucket), np.int32)
+        length = np.ones(self.settings.prefill, np.int32)
         for i, prompt in enumerate(rows):
-            ids[i, : len(prompt)] = prompt
-        return self.programs.prefill(self.weights, ids)
+            ids[i, : len(prompt)], length[i] = prompt, len(prompt)
+        return self.programs.prefill(self.weights, ids, length)
 
     def _coming(self) -> int:
         """Columns of the prompts placed last and of those that the next refill places.
@@ -281,7 +291,7 @@ class _Desk:
         last = min(self.next_job + self.settings.free, len(self.work.keys)) - 1
         first = self._group_of(self.next_job)
         groups = {*self.store, *range(first, self._group_of(last) + 1)}
-        return max(self._prompts_of(group)[1] for group in groups)
+        return max(self._columns_of(group) for group in groups)
 
     def _widen(self, columns: int) -> None:
         """Makes the cache wide enough for prompts of so many columns."""
@@ -291,8 +301,8 @@ class _Desk:
 
     def _size_for(self, columns: int) -> int:
         """A size with room for some more tokens, or the largest there is."""
-        sizes = self.settings.columns
-        return next((s for s in sizes if s >= columns + 2 * _MULTIPLE), sizes[-1])
+        room = columns + 2 * _MULTIPLE
+        return next((s for s in self.sizes if s >= room), self.sizes[-1])
 
     def fit(self) -> None:
         """Changes batch and cache to what is under way."""

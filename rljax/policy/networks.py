@@ -89,7 +89,7 @@ def make(
       read_q: how a command's Q comes of the Q head and the command's nodes:
         `score.q_of_path` or `score.q_of_last_node`.
       adapter: learn such a LoRA adapter in place of the whole trunk. The agent then
-        wants the decoder's weights as `frozen`.
+        wants the model's weights as `frozen`.
     """
     decoder = Decoder(config)
 
@@ -97,19 +97,6 @@ def make(
         ids = jnp.zeros((1, 2), jnp.int32)
         mask = jnp.ones((1, 2, 2), bool)
         return decoder.init(key, ids, ids, mask)["params"]
-
-    def init_adapter(key):
-        assert adapter is not None
-        return lora.init(key, config, adapter)
-
-    def attach(frozen, trunk):
-        assert adapter is not None
-        if frozen is None:
-            raise ValueError(
-                "an adapter needs the weights it adapts: pass them to the agent, "
-                "init(key, frozen)"
-            )
-        return lora.attach(frozen, trunk, adapter)
 
     def logits(trunk, tokens):
         batch, length = tokens.ids.shape
@@ -125,10 +112,9 @@ def make(
     def of_hidden(trunk, hidden):
         return decoder_logits(trunk, hidden, config)
 
-    init = init_trunk if adapter is None else init_adapter
-    trunk = _Trunk(config.width, init, encode, of_hidden, logits)
+    trunk = _Trunk(config.width, init_trunk, encode, of_hidden, logits)
     made = _bundle(trunk, eos_id, Head(tuple(head_widths), head_std), read_q)
-    return made if adapter is None else made._replace(join=attach)
+    return made if adapter is None else _beside(made, config, adapter)
 
 
 def make_encdec(
@@ -138,6 +124,7 @@ def make_encdec(
     head_std: float = 0.5,
     read_q: ReadQ = score.q_of_path,
     close_prompt: bool = True,
+    adapter: lora.LoraConfig | None = None,
 ) -> Networks:
     """An encoder-decoder with heads.
 
@@ -152,6 +139,7 @@ def make_encdec(
       read_q: see `make`.
       close_prompt: whether the encoder reads `eos_id` after the prompt, as T5 was
         trained to.
+      adapter: see `make`.
     """
     model = EncDec(config)
 
@@ -168,7 +156,8 @@ def make_encdec(
         return encdec_logits(trunk, hidden, config)
 
     trunk = _Trunk(config.width, init_trunk, encode, of_hidden, None)
-    return _bundle(trunk, eos_id, Head(tuple(head_widths), head_std), read_q)
+    made = _bundle(trunk, eos_id, Head(tuple(head_widths), head_std), read_q)
+    return made if adapter is None else _beside(made, config, adapter)
 
 
 class _Trunk(NamedTuple):
@@ -179,6 +168,23 @@ class _Trunk(NamedTuple):
     encode: Callable[[Params, Tokens, Trie], jax.Array]
     of_hidden: Callable[[Params, jax.Array], jax.Array]  # logits
     logits: Callable[[Params, Tokens], jax.Array] | None
+
+
+def _beside(
+    networks: Networks, config: ModelConfig | EncDecConfig, adapter: lora.LoraConfig
+) -> Networks:
+    """The same with an adapter for a trunk."""
+
+    def attach(frozen, trunk):
+        if frozen is None:
+            raise ValueError(
+                "an adapter needs the weights it adapts: pass them to the agent, "
+                "init(key, frozen)"
+            )
+        return lora.attach(frozen, trunk, adapter)
+
+    init = jax.jit(lambda key: lora.init(key, config, adapter))
+    return networks._replace(init_trunk=init, join=attach)
 
 
 def _bundle(trunk: _Trunk, eos_id: int, head: Head, read_q: ReadQ) -> Networks:

@@ -6,15 +6,19 @@ Shape letters: B slots, S columns of the cache, T most tokens sampled, V vocabul
 """
 
 import dataclasses
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rljax.models import cache as cache_lib
+from rljax.models import stepwise
 from rljax.models.config import ModelConfig
+from rljax.models.encdec_config import EncDecConfig
 from rljax.policy import truncate
 from rljax.types import Key
+
+Config = ModelConfig | EncDecConfig
 
 
 @flax.struct.dataclass
@@ -22,7 +26,7 @@ class Slots:
     """The state of all slots.
 
     Attributes:
-      cache: keys and values of the tokens before `token`.
+      cache: keys and values of the tokens before `token`, and of what an encoder read.
       token: int32 [B], the last one, which the model has not read yet.
       position: int32 [B], of `token`.
       count: int32 [B], tokens sampled.
@@ -33,7 +37,7 @@ class Slots:
       log_probs: float32 [B, T], of `ids`, under the policy as it is.
     """
 
-    cache: cache_lib.Cache
+    cache: Any  # of `models.cache` or `models.cache_encdec`
     token: jax.Array
     position: jax.Array
     count: jax.Array
@@ -44,19 +48,22 @@ class Slots:
     log_probs: jax.Array
 
 
-def start(keys: Key, columns: int, longest: int, config: ModelConfig) -> Slots:
+def start(
+    keys: Key, columns: int, longest: int, config: Config, prompt: int = 0
+) -> Slots:
     """Slots that are all free.
 
     Args:
       keys: [B], of any value.
       columns: S.
       longest: T.
-      config: the decoder's settings.
+      config: the model's settings.
+      prompt: most tokens that an encoder reads; a decoder has them in its columns.
     """
     rows = len(keys)
     zero = jnp.zeros(rows, jnp.int32)
     return Slots(
-        cache=cache_lib.empty(rows, columns, config),
+        cache=stepwise.of(config).empty(rows, columns, prompt),
         token=zero,
         position=zero,
         count=zero,
@@ -70,7 +77,7 @@ def start(keys: Key, columns: int, longest: int, config: ModelConfig) -> Slots:
 
 def place(
     slots: Slots,
-    prompts: cache_lib.Cache,
+    prompts: Any,
     source: jax.Array,
     target: jax.Array,
     count: jax.Array,
@@ -83,11 +90,11 @@ def place(
 
     Args:
       slots: the state.
-      prompts: prefilled; no more columns than the slots have.
+      prompts: a cache of some, prefilled; no more columns than the slots have.
       source: int32 [B], row of `prompts`.
       target: int32 [B], slot it goes to; B past the first `count`.
       count: int32 [], how many there are.
-      token: int32 [B], each prompt's last.
+      token: int32 [B], each prompt's last, or what every text begins with.
       position: int32 [B], of it.
       limit: int32 [B], tokens to sample at most, at least 1.
       keys: [B].
@@ -115,32 +122,22 @@ def place(
     )
 
 
-def take(slots: Slots, rows: jax.Array, columns: int) -> Slots:
+def take(slots: Slots, rows: jax.Array, columns: int, config: Config) -> Slots:
     """Some slots, in the order given, with a cache of another size.
 
     Args:
       slots: the state.
       rows: int32 [B'], which; -1 for one that `run` is not to let stay.
       columns: S', more than the highest position among them.
+      config: the model's settings.
     """
     moved = jax.tree.map(lambda x: x[rows], slots)
-
-    def fit(x, axis):
-        if x.shape[axis] >= columns:
-            return jax.lax.slice_in_dim(x, 0, columns, axis=axis)
-        widths = [(0, 0)] * x.ndim
-        widths[axis] = (0, columns - x.shape[axis])
-        return jnp.pad(x, widths)
-
-    cache = cache_lib.Cache(
-        tuple(fit(x, 3) for x in moved.cache.keys),
-        tuple(fit(x, 2) for x in moved.cache.values),
-    )
+    cache = stepwise.of(config).resize(moved.cache, columns)
     return dataclasses.replace(moved, cache=cache)
 
 
 def run(
-    weights: cache_lib.Weights,
+    weights: Any,
     slots: Slots,
     stay: jax.Array,
     temperature: jax.Array,
@@ -148,12 +145,12 @@ def run(
     turns: jax.Array,
     stop_ids: tuple[int, ...],
     truncation: truncate.Truncation,
-    config: ModelConfig,
+    config: Config,
 ) -> Slots:
     """Samples until few slots are active, `turns` are over or a cache row is full.
 
     Args:
-      weights: of `cache.arrange`.
+      weights: of `Stepwise.arrange`.
       slots: the state.
       stay: bool [B]; a slot that is not to stay ends first.
       temperature: float32 [], 0 takes the likeliest token.
@@ -161,9 +158,9 @@ def run(
       turns: int32 [], tokens of each slot at most.
       stop_ids: tokens that end a text; they belong to it.
       truncation: what may be drawn.
-      config: the decoder's settings.
+      config: the model's settings.
     """
-    columns = slots.cache.values[0].shape[2]
+    model, columns = stepwise.of(config), slots.cache.values[0].shape[2]
 
     def goes_on(carry):
         turn, slots = carry
@@ -172,10 +169,8 @@ def run(
 
     def body(carry):
         turn, slots = carry
-        hidden, cache = cache_lib.step(
-            weights, slots.cache, slots.token, slots.position, config
-        )
-        logits = cache_lib.logits(weights, hidden, config).astype(jnp.float32)
+        hidden, cache = model.step(weights, slots.cache, slots.token, slots.position)
+        logits = model.logits(weights, hidden).astype(jnp.float32)
         token = choose(logits, slots.keys, slots.count, temperature, truncation)
         slots = dataclasses.replace(slots, cache=cache)
         return turn + 1, note(slots, token, logits, stop_ids)

@@ -11,7 +11,7 @@ import tokenizers as backends
 import transformers
 
 from experiments import generate
-from rljax.models import hf_folder, loading
+from rljax.models import encdec, hf_folder, loading
 from rljax.models.config import ModelConfig
 from rljax.policy import decode, networks
 from rljax.text import tokenizer as tokenizers
@@ -263,16 +263,59 @@ def test_a_continuation_may_fill_the_context(folder, capsys):
     assert code == 0 and sum(shares(lines).values()) == pytest.approx(1, abs=1e-3)
 
 
-def test_an_encoder_decoder_scores_and_does_not_generate(words, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def t5(words, tmp_path_factory):
+    """The golden T5 with a tokenizer, and its parameters."""
     config, params = golden_t5.read("t5_gated")
     values, _ = golden_t5.file_of("t5_gated")
-    hf_folder.save(tmp_path / "t5", params, config, words, values)
-    flags = ("--model", tmp_path / "t5", "--prompt", "w3 w5")
-    code, lines, _ = run(*flags, "--commands=w1,w2 w3", capsys=capsys)
+    path = tmp_path_factory.mktemp("models") / "t5"
+    hf_folder.save(path, params, config, words, values)
+    return path, config, params
+
+
+def t5_log_probs(t5, prompt, said):
+    """Of the token after `said`, by one forward pass; the encoder reads the end too."""
+    _, config, params = t5
+    row, ids = jnp.array([[*prompt, 1]]), jnp.array([[config.start_id, *said]])
+    size = ids.shape[1]
+    mask = jnp.tril(jnp.ones((1, size, size), bool))
+    places = jnp.arange(size)[None]
+    model = encdec.EncDec(config)
+    hidden = model.apply({"params": params}, row, row >= 0, ids, places, mask)
+    last = encdec.logits(params, jnp.asarray(hidden), config)[0, -1]
+    return np.asarray(jax.nn.log_softmax(last))
+
+
+def test_an_encoder_decoder_scores_commands(t5, words, capsys):
+    flags = ("--model", t5[0], "--prompt", "w3 w5", "--commands=w1,w2 w3")
+    code, lines, _ = run(*flags, capsys=capsys)
     assert code == 0
-    assert sum(float(line.split()[0]) for line in lines) == pytest.approx(1, abs=1e-3)
-    code, _, error = run(*flags, capsys=capsys)
-    assert code == 2 and "is an encoder-decoder" in error
+    prompt, scores = ids_of(words, "w3 w5"), []
+    for command in (ids_of(words, "w1"), ids_of(words, "w2 w3")):
+        said = [*command, words.eos_token_id]
+        each = [t5_log_probs(t5, prompt, said[:i])[x] for i, x in enumerate(said)]
+        scores.append(np.exp(sum(each)))
+    found, expected = shares(lines), np.array(scores) / sum(scores)
+    assert [found["w1"], found["w2 w3"]] == pytest.approx(expected, abs=1e-3)
+
+
+def test_an_encoder_decoder_decodes_a_text(t5, words, capsys):
+    flags = ("--model", t5[0], "--prompt", "w3 w5", "--temperature=0", "--scores")
+    code, lines, error = run(*flags, "--max_tokens=5", capsys=capsys)
+    assert code == 0, error
+    *scores, text = lines
+    prompt, said = ids_of(words, "w3 w5"), []
+    for line in scores:
+        expected = t5_log_probs(t5, prompt, said)
+        value, token, _ = line.split(maxsplit=2)
+        assert int(token) == int(np.argmax(expected))
+        assert float(value) == pytest.approx(expected.max(), abs=2e-4)
+        said.append(int(token))
+    assert len(said) == 5 or said[-1] == words.eos_token_id
+    assert text == words.decode(said, skip_special_tokens=True)
+    flags = ("--model", t5[0], "--prompt=w3", "--samples=3", "--max_tokens=4")
+    code, lines, _ = run(*flags, "--top_k=5", "--stop=w2", capsys=capsys)
+    assert code == 0 and len(lines) == 3
 
 
 def test_a_real_model_tells_its_story(capsys):

@@ -11,6 +11,7 @@ from experiments import convert, language_model, playground, run, sac_glam
 from experiments.border import ConfigError
 from experiments.configs.sac_glam import get_config
 from rljax.agents import ppo_glam
+from rljax.agents import sac_glam as sac_glam_agent
 from rljax.models import families, families_t5, hf_folder, loading, lora, peft_folder
 from rljax.models.config import ModelConfig
 from rljax.policy import networks
@@ -154,17 +155,20 @@ def test_types_of_weights_and_activations(folder):
     assert {x.dtype for x in jax.tree.leaves(task.start())} == {jnp.dtype("bfloat16")}
 
 
-def test_a_t5_learns_and_is_written(words, tmp_path):
+def save_t5(words, folder):
     """Tiny random weights, since no T5 installs without a hub."""
     values, _ = golden_t5.file_of("t5_gated")
     values |= {"vocab_size": len(words), "scale_decoder_outputs": True}
     config = families_t5.config_of(values)
     start = networks.make_encdec(config, words.eos_token_id, (4,)).init_trunk
     params = start(jax.random.key(3))
-    hf_folder.save(tmp_path / "t5", params, config, words, values)
+    hf_folder.save(folder, params, config, words, values)
+    return params
+
+
+def test_a_t5_learns_and_is_written(words, tmp_path):
+    params = save_t5(words, tmp_path / "t5")
     equal(loading.load_params(loading.open_model(tmp_path / "t5")), params)
-    with pytest.raises(ConfigError, match="lora.rank is 2: it must be 0 for an enc"):
-        language_model.choose(settings(tmp_path / "t5", rank=2), lambda: ())
     sac_glam.main(settings(tmp_path / "t5"), str(tmp_path / "run"))
     convert.convert(str(tmp_path / "run"), str(tmp_path / "out"))
     learnt = loading.load_params(loading.open_model(tmp_path / "out"))
@@ -174,7 +178,35 @@ def test_a_t5_learns_and_is_written(words, tmp_path):
     assert all(np.any(learnt[name] != params[name]) for name in params)
 
 
-def test_adapters_beside_an_mlp_without_a_gate_are_refused(words, tmp_path):
+def test_an_adapter_of_a_t5_learns_and_is_written(words, tmp_path):
+    """The scale that is for it, cut down to a smoke run."""
+    base = save_t5(words, tmp_path / "t5")
+    config, smoke = get_config("flan_t5"), settings(tmp_path / "t5", rank=2, alpha=4.0)
+    assert not config.agent.shared_trunk
+    config.update({k: smoke[k] for k in ("env", "eval", "log", "loop", "lora")})
+    config.model.path, config.model.dtype = str(tmp_path / "t5"), ""
+    config.total_env_steps, config.agent.warmup_updates = 2 * CALL, 1
+    sac_glam.main(config, str(tmp_path / "run"))
+    convert.convert(str(tmp_path / "run"), str(tmp_path / "out"))
+    model = loading.open_model(tmp_path / "out")
+    adapter, how = peft_folder.load(tmp_path / "out" / convert.ADAPTER, model.config)
+    assert how == lora.LoraConfig(2, 4.0, ("q", "k", "v", "o", "wi_0", "wi_1", "wo"))
+    assert all(np.any(pair["b"]) for pair in adapter.values())
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
+        lora.merge(base, adapter, model.config, how), loading.load_params(model),
+    )  # fmt: skip
+    at = checkpoint.updates(tmp_path / "run" / "checkpoints")[-1]
+    saved = checkpoint.read_params(tmp_path / "run" / "checkpoints", at)
+    equal(adapter, saved["actor"])
+    assert saved["critic"].keys() == adapter.keys()  # beside the same base
+    sizes = {
+        x.size for x in jax.tree.leaves({k: saved[k] for k in ("actor", "critic")})
+    }
+    assert max(sizes) < base["embedding"].size
+
+
+def test_adapters_beside_gpt2(words, tmp_path):
     size = ModelConfig(
         len(words), 16, 1, 2, 2, 8, 24, max_positions=128, learned_positions=True,
         layer_norm=True, gated_mlp=False, gate=families.GELU_TANH, qkv_bias=True,
@@ -182,8 +214,20 @@ def test_adapters_beside_an_mlp_without_a_gate_are_refused(words, tmp_path):
     )  # fmt: skip
     params = networks.make(size, words.eos_token_id, (4,)).init_trunk(jax.random.key(5))
     hf_folder.save(tmp_path / "gpt2", params, size, words)
-    with pytest.raises(ConfigError, match="lora.rank is 2: it must be 0 for a model w"):
-        language_model.choose(settings(tmp_path / "gpt2", rank=2), lambda: ())
+    config = settings(tmp_path / "gpt2", rank=2)
+    config.lora.targets = ("q_proj",)
+    with pytest.raises(
+        ConfigError, match="model has no q_proj, but c_attn, c_proj, c_"
+    ):
+        playground.make_task(config)
+    config.lora.targets = ()
+    task = playground.make_task(config)
+    assert task.frozen is not None
+    agent = sac_glam_agent.make(task.networks, task.read, sac_glam_agent.Config())
+    state = agent.init(jax.random.key(0), task.frozen())
+    sites = {"c_attn", "attn_c_proj", "c_fc", "mlp_c_proj"}
+    assert state.params["actor"].keys() == sites
+    equal(state.frozen, params)
 
 
 def test_a_run_ends_a_text_with_its_own_token_too(folder, words):
