@@ -16,30 +16,32 @@ SCALE = "arithmetic"
 REPORTED = (1, 2, 3, 4, 5)
 TUNING = (100,)  # never reported
 
-TASK = {"data.row_tokens": 128, "task.train_size": 1_000}
-BASE = {"eval.split": "test", "data.epochs": 8}
+TASK = {"task.train_size": 1_000}
+BASE = {"eval.split": "test"}
 LOG = {"samples": 8}
 
-# A look before the grids: where learning rates are worth a grid.
+# A look before grids: which settings move anything. One seed, the dev problems.
 LOOK = {"eval.split": "dev", "eval.before": False, "data.batch_size": 16}
-LOOK |= {"data.tokens": 220_000, "optimizer.warmup": 0.1}
+LOOK |= {"optimizer.warmup": 0.1}
 
 
-def _oreo(rate: float, critic: float, **more: Any) -> Cell:
-    rates = {"optimizer.learning_rate": rate, "critic.learning_rate": critic}
-    return Cell("oreo", LOOK | rates | more, TUNING)
+def _looked_at(method: str, tokens: int, rate: float, **more: Any) -> Cell:
+    rates = {"data.tokens": tokens, "optimizer.learning_rate": rate}
+    return Cell(method, LOOK | rates | more, TUNING)
 
 
 STUDIES: Mapping[str, Mapping[str, Cell]] = {
     "look": {
-        "rs_1e-4": Cell(
-            "rejection_sampling", LOOK | {"optimizer.learning_rate": 1e-4}, TUNING
+        "rs_1e-4": _looked_at("rejection_sampling", 220_000, 1e-4),
+        "rs_5e-4": _looked_at("rejection_sampling", 440_000, 5e-4),
+        "oreo_1e-4_wait": _looked_at(
+            "oreo",
+            220_000,
+            1e-4,
+            **{"critic.learning_rate": 2e-3, "optimizer.wait": 0.4},
         ),
-        "oreo_1e-4_wait": _oreo(1e-4, 2e-3, **{"optimizer.wait": 0.4}),
-        "oreo_1e-4_wait_kl0.1": _oreo(
-            1e-4, 2e-3, **{"optimizer.wait": 0.4, "kl_weight": 0.1}
+        "oreo_3e-4_kl0.3": _looked_at(
+            "oreo", 440_000, 3e-4, **{"critic.learning_rate": 3e-4, "kl_weight": 0.3}
         ),
-        "sft_1e-4": Cell("sft", LOOK | {"optimizer.learning_rate": 1e-4}, TUNING),
-        "dpo_3e-5": Cell("dpo", LOOK | {"optimizer.learning_rate": 3e-5}, TUNING),
     },
 }
