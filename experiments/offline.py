@@ -236,8 +236,13 @@ def _evaluate(config, task, start, agent, log) -> Callable[..., dict]:
         del final
         if not (config.eval.before or state[1][0]):
             return {}
-        share = reasoning.accuracy(answerer, agent.policy(state[0]), asked, pause)
-        found = {f"eval/{config.eval.split}/{config.task.name}": share}
+        policy = agent.policy(state[0])
+        name = f"eval/{config.eval.split}/{config.task.name}"
+        found = {name: reasoning.accuracy(answerer, policy, asked, pause)}
+        if config.eval.samples:
+            found[f"{name}_sampled"] = reasoning.accuracy(
+                answerer, policy, asked, pause, config.eval.samples
+            )
         return found | look(state[0])
 
     return evaluate

@@ -7,8 +7,8 @@ its answers, OUT/logs/seedN. Then every cell, a method with some settings change
 the log of each of its seeds, OUT/STUDY/runs/CELL-seedN, and OUT/STUDY/CELL-seedN.json:
 
     {"study", "cell", "method", "seed", "overrides", "split", "before", "after",
-     "tokens", "updates", "items", "train_seconds", "alarms", "log": summary.json of the
-     collection, "devices", "versions", "git"}
+     "sampled", "tokens", "updates", "items", "train_seconds", "alarms",
+     "log": summary.json of the collection, "devices", "versions", "git"}
 
 What is there already is left alone and what was broken off goes on, so the same command
 may be given again and again. `experiments.offline_tables` makes tables of the JSONs.
@@ -154,15 +154,16 @@ def record(out: pathlib.Path, run: Run) -> None:
         read_json(folder / name) for name in ("summary.json", "config.json")
     )
     logged = log_path(out, run.seed) / "summary.json"
-    (after,) = summary["after"].values()
+    task = made["config"]["task"]["name"]
     write_json(
         json_path(out, run),
         {
             **run._asdict(),
             "split": made["config"]["eval"]["split"],
             "problems": made["config"]["eval"]["problems"],
-            "before": next(iter(summary["before"].values()), None),
-            "after": after,
+            "before": summary["before"].get(task),
+            "after": summary["after"][task],
+            "sampled": summary["after"].get(f"{task}_sampled"),
             **{
                 name: summary[name]
                 for name in ("tokens", "updates", "items", "train_seconds", "alarms")

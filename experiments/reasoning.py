@@ -24,6 +24,7 @@ LIMITS = {
     "task.solved_size": Limit(0),
     "task.seed": Limit(0),
     "eval.problems": Limit(0),
+    "eval.samples": Limit(0),
     "eval.every_updates": Limit(0),
     "eval.batch": AT_LEAST_ONE,
     "eval.prompt_tokens": AT_LEAST_ONE,
@@ -205,13 +206,19 @@ def accuracy(
     params: Params,
     asked: Sequence[Problem],
     pause: Callable[[], None] = lambda: None,
+    samples: int = 0,
 ) -> float:
-    """Share of problems that greedy answers get right."""
-    right = 0
+    """Share of right answers: greedy ones, or `samples` of each problem's.
+
+    Sampled ones are drawn at temperature 1, with the same keys at every call.
+    """
+    right, warmth = 0, float(samples > 0)
     for first in range(0, len(asked), CHUNK):
         pause()
-        right += int(answerer.ask(params, asked[first : first + CHUNK]).right.sum())
-    return right / max(len(asked), 1)
+        some = asked[first : first + CHUNK]
+        found = answerer.ask(params, some, max(samples, 1), warmth, seed=first)
+        right += int(found.right.sum())
+    return right / max(len(asked) * max(samples, 1), 1)
 
 
 def _buckets(longest: int) -> tuple[int, ...]:

@@ -81,6 +81,7 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.eval.problems = 0  # of the split; 0: all
     config.eval.every_updates = 0  # 0: before and after
     config.eval.before = True
+    config.eval.samples = 0  # beside the greedy answer, at temperature 1; 0: none
     config.eval.batch = 64  # answers under way at a time
     config.eval.prompt_tokens = 32  # bucket of the longest prompt
     config.eval.max_tokens = 96

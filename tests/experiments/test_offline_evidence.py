@@ -68,7 +68,8 @@ def written(folder: pathlib.Path, after: float) -> None:
         "before": {}, "after": {"arithmetic": after}, "tokens": 120, "updates": 3,
         "items": 40, "train_seconds": 1.5, "alarms": ["far"],
     }  # fmt: skip
-    made = {"config": {"eval": {"split": "dev", "problems": 0}}, "git": "abc"}
+    settings = {"eval": {"split": "dev", "problems": 0}, "task": {"name": "arithmetic"}}
+    made = {"config": settings, "git": "abc"}
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "config.json").write_text(json.dumps(made))
 
@@ -81,6 +82,7 @@ def test_a_finished_run_becomes_a_json_and_is_not_run_again(tmp_path):
     assert offline_evidence.is_done(tmp_path, run)
     saved = json.loads(offline_evidence.json_path(tmp_path, run).read_text())
     assert (saved["after"], saved["before"], saved["split"]) == (0.25, None, "dev")
+    assert saved["sampled"] is None
     assert (saved["cell"], saved["seed"], saved["git"]) == ("oreo", 1, "abc")
     with pytest.raises(RunError, match="has overrides .* asked is"):
         offline_evidence.is_done(tmp_path, run._replace(overrides={}))

@@ -1,0 +1,38 @@
+"""What share of problems a policy gets right, greedily and by samples."""
+
+import numpy as np
+
+from experiments import reasoning
+from rljax.envs.reasoning.problems import Problem
+
+ASKED = [Problem(f"t{n}", f"{n}?", str(n), "") for n in range(reasoning.CHUNK + 3)]
+
+
+def answerer(calls):
+    """The first sample of a problem is right, the second if its number is even."""
+
+    def ask(params, asked, samples, temperature, seed):
+        calls.append((len(asked), samples, temperature, seed))
+        right = [
+            j == 0 or int(problem.answer) % 2 == 0
+            for problem in asked
+            for j in range(samples)
+        ]
+        none = np.zeros(len(right), bool)
+        return reasoning.Answers([], [], none, np.array(right))
+
+    return reasoning.Answerer(ask, str)
+
+
+def test_greedy_and_sampled_shares():
+    calls, pauses = [], []
+    found = reasoning.accuracy(answerer(calls), {}, ASKED, lambda: pauses.append(1))
+    assert found == 1.0 and len(pauses) == 2
+    size = reasoning.CHUNK
+    assert calls == [(size, 1, 0.0, 0), (3, 1, 0.0, size)]
+    calls.clear()
+    even = (len(ASKED) + 1) // 2
+    found = reasoning.accuracy(answerer(calls), {}, ASKED, samples=2)
+    assert found == (len(ASKED) + even) / (2 * len(ASKED))
+    # Chunks draw with different keys, the same at every call.
+    assert calls == [(size, 2, 1.0, 0), (3, 2, 1.0, size)]
