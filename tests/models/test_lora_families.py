@@ -197,6 +197,9 @@ def test_targets_that_a_model_has_not_are_named(tmp_path):
     folder = tmp_path / "gpt2"
     fresh = lora.init(jax.random.key(0), gpt2, other)
     peft_folder.save(folder, fresh, other, gpt2, "")
+    said = json.loads((folder / peft_folder.CONFIG).read_text())
+    said["fan_in_fan_out"] = False
+    (folder / peft_folder.CONFIG).write_text(json.dumps(said))
     with pytest.raises(ValueError, match=r"target_modules = \['c_attn'.* for this mod"):
         peft_folder.load(folder, config)
     with pytest.raises(ValueError, match="targets .*'c_attn'.*its settings"):
