@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from benchmarks import offline, offline_plain
+from rljax.agents.offline import Optimizer
 from rljax.models.config import ModelConfig
 
 SMALL = ModelConfig(20, 8, 1, 1, 1, 8, 8)
@@ -43,6 +44,7 @@ def test_batches_are_what_they_are_called(case, ways):
     assert ways["padded_fused"].batch.ids.shape == (6, longest)
     rows, wide = ways["ours"].batch.ids.shape
     assert wide == 128 and rows < 6
+    assert ways["packed_unfused"].batch.ids.shape == (rows, wide)
     packed, padded = ways["ours"].batch, ways["plain"].batch
     for one in (packed, padded):
         ids = np.asarray(one.ids).reshape(-1)
@@ -57,6 +59,8 @@ def test_batches_are_what_they_are_called(case, ways):
     [
         dataclasses.replace(offline.SETTINGS, beta=0.0301),
         dataclasses.replace(offline.SETTINGS, kl_weight=0.0101),
+        # Only the moments tell.
+        dataclasses.replace(offline.SETTINGS, critic=Optimizer(b1=0.8999)),
     ],
 )
 def test_another_update_is_found_out(case, ways, settings):
