@@ -7,8 +7,32 @@ import queue
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from rljax.training.files import RunError, read_json
+
+
+def is_recorded(path: pathlib.Path, asked: Mapping[str, Any]) -> bool:
+    """Whether the JSON of a run is there.
+
+    Args:
+      path: of the JSON.
+      asked: what it must say of the run.
+
+    Raises:
+      RunError: if it says something else.
+    """
+    if not path.exists():
+        return False
+    record = read_json(path)
+    for name, value in asked.items():
+        if record[name] != value:
+            raise RunError(
+                f"{path} has {name} {record[name]!r}, asked is {value!r}: "
+                "take another --out, or remove the file and its run"
+            )
+    return True
 
 
 class Job(NamedTuple):

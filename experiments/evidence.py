@@ -199,17 +199,7 @@ def is_done(out: pathlib.Path, run: Run) -> bool:
     Raises:
       RunError: if it is of other settings.
     """
-    path = json_path(out, run)
-    if not path.exists():
-        return False
-    record = read_json(path)
-    for name, asked in run._asdict().items():
-        if record[name] != asked:
-            raise RunError(
-                f"{path} has {name} {record[name]!r}, asked is {asked!r}: "
-                "take another --out, or remove the file and its run"
-            )
-    return True
+    return driver.is_recorded(json_path(out, run), run._asdict())
 
 
 def command_of(out: pathlib.Path, run: Run) -> list[str]:
