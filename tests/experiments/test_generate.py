@@ -54,7 +54,7 @@ def asked(monkeypatch):
 
     def make(config, settings, stop_ids, keep):
         def generate(params, prompts, keys, **options):
-            found.update(options, params=params, prompt=prompts[0].tolist())
+            found.update(options, params=params, prompt=[int(i) for i in prompts[0]])
             raise ValueError("not today")
 
         found.update(config=config, settings=settings, stop_ids=stop_ids)
