@@ -25,6 +25,8 @@ import optax
 
 from benchmarks import common, offline_plain
 from benchmarks.common import Row
+from experiments import starts
+from experiments.configs import oreo as configs
 from rljax.agents import oreo
 from rljax.agents.offline import State
 from rljax.data import episodes, packing
@@ -33,7 +35,6 @@ from rljax.envs.reasoning import arithmetic
 from rljax.models.config import ModelConfig
 from rljax.models.decoder import Decoder
 from rljax.policy import texts
-from rljax.text import tokenizer as tokenizers
 from rljax.types import Episode, Packed
 
 SETTINGS = oreo.Config()
@@ -52,16 +53,23 @@ class Case(NamedTuple):
     memory: float  # and temporaries, at most such a share
 
 
-def arithmetic_case(batch: int = 128) -> Case:
-    """The model of `experiments.oreo` at scale arithmetic, and written solutions."""
-    tokens = tokenizers.character_level(arithmetic.alphabet())
-    hard = arithmetic.Config(operations=(3, 5), largest=20, factor=5)
+def arithmetic_case(batch: int | None = None) -> Case:
+    """The model, batch and rows of `experiments.oreo` at scale arithmetic.
+
+    Args:
+      batch: texts, the config's number unless given.
+    """
+    config = configs.get_config("arithmetic")
+    start, task = starts.choose_start(config), config.task
+    hard = arithmetic.Config(
+        operations=tuple(task.operations), largest=task.largest, factor=task.factor
+    )
+    problems = arithmetic.make(hard, task.seed, batch or config.data.batch_size)
     log = []
-    for line, one in enumerate(arithmetic.make(hard, 1, batch), 1):
+    for line, one in enumerate(problems, 1):
         attempt = Record(line, float(line % 2), one.prompt, one.solution)
-        log.append(episodes.tokenise(attempt, tokens))
-    config = ModelConfig(len(tokens), 160, 4, 4, 4, 40, 432)
-    return Case("arithmetic", config, log, 256, 1.0, 1.0)
+        log.append(episodes.tokenise(attempt, start.tokenizer))
+    return Case("arithmetic", start.config, log, config.data.row_tokens, 1.0, 1.0)
 
 
 def vocabulary_case(batch: int = 16, size: int = 49_152) -> Case:
