@@ -81,8 +81,7 @@ def make_plan(
       epochs: passes over the log.
       seed: of the order.
       num_devices: that share a batch.
-      tokens: length of a row; by default the longest text's, or twice that where
-        texts are short beside it, to the next multiple of 16.
+      tokens: length of a row; by default the longest text's, rounded up to 16.
       compose: applied to the items of each batch.
       budget: tokens after which the run ends, with the update that reaches it, however
         many or few epochs that takes; 0: `epochs` say when.
