@@ -71,7 +71,10 @@ def _arithmetic(task: Any) -> Task:
     }
     try:
         settings = arithmetic.Config(
-            operations=tuple(task.operations), largest=task.largest, factor=task.factor
+            operations=tuple(task.operations),
+            largest=task.largest,
+            factor=task.factor,
+            merged=task.merged,
         )
         sets = arithmetic.split(settings, task.seed, sizes)
     except (TypeError, ValueError) as error:

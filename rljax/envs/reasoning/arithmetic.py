@@ -20,7 +20,8 @@ from collections.abc import Mapping, Sequence
 from rljax.envs.reasoning.problems import Problem
 
 _WHOLE = r"(?:0|[1-9][0-9]{0,17})"  # longer ones are no number of a problem's
-_LINE = re.compile(rf"(-?{_WHOLE})([-+*])(-?{_WHOLE})=(-?{_WHOLE})")
+_LINE = re.compile(rf"(-?{_WHOLE})((?:[-+*]-?{_WHOLE})+)=(-?{_WHOLE})")
+_TERM = re.compile(rf"([-+*])(-?{_WHOLE})")
 _FINAL = re.compile(rf"#### (-?{_WHOLE})")
 _EXPRESSION = re.compile(rf"{_WHOLE}(?:[-+*]{_WHOLE})*")
 PATIENCE = 100_000  # draws in a row that give nothing new, before `make` gives up
@@ -43,6 +44,9 @@ class Config:
       signed: intermediate results and answers may be negative.
       rewrite: a line of the solution is what is left of the expression, not the
         operation.
+      merged: chance that a line takes the first two operations of what is left at
+        once, "17+25*3=92", where they may stand together. Not with `rewrite`. Such
+        solutions are shorter and harder to get right; the expressions stay the same.
     """
 
     operations: tuple[int, int] = (3, 5)
@@ -52,6 +56,7 @@ class Config:
     signs: str = "+-"
     signed: bool = False
     rewrite: bool = False
+    merged: float = 0.0
 
     def __post_init__(self) -> None:
         least, most = self.operations
@@ -71,6 +76,10 @@ class Config:
             )
         if self.signs not in ("+-", "+", "-"):
             raise ValueError(f"signs must be '+-', '+' or '-', got {self.signs!r}")
+        if not 0 <= self.merged <= 1:
+            raise ValueError(f"merged must be within [0, 1], got {self.merged}")
+        if self.merged > 0 and self.rewrite:
+            raise ValueError("merged and rewrite are two ways to write a line: take one")
 
 
 def alphabet() -> str:
@@ -102,11 +111,12 @@ def make(config: Config, seed: int, count: int) -> list[Problem]:
         )
     # Of all generators only this one's random() is promised never to change.
     draws = random.Random(seed)
+    habits = random.Random(seed + 2**32)  # apart, so that expressions do not follow
     found: dict[str, Problem] = {}
     misses = 0
     operations = _between(*config.operations, draws)
     while len(found) < count:
-        problem = _problem(_expression(config, operations, draws), config)
+        problem = _problem(_expression(config, operations, draws), config, habits)
         if problem is not None:  # else again, or long problems would be rarer
             operations = _between(*config.operations, draws)
         if problem is None or problem.prompt in found:
@@ -185,9 +195,10 @@ def first_wrong_line(problem: Problem, response: str) -> int:
 def first_error(expression: str, lines: Sequence[str]) -> int:
     """The first line of a response that is wrong, whatever way it takes.
 
-    An operation is right if the expression keeps its value where the operation is
-    replaced by its result, and "#### n" if n is that value. So operations may come in
-    any order that is right; `first_wrong_line` knows the written solution alone.
+    An operation, or several at once, is right if the expression keeps its value where
+    it is replaced by its result, and "#### n" if n is that value. So operations may
+    come in any order that is right; `first_wrong_line` knows the written solution
+    alone.
 
     Args:
       expression: what stands before "=?" of the prompt; not of a `rewrite` config.
@@ -210,8 +221,7 @@ def first_error(expression: str, lines: Sequence[str]) -> int:
             if final[1] != str(value):
                 return i
             continue
-        operation = _LINE.fullmatch(line)
-        ways = set() if operation is None else _replaced(ways, operation.groups())
+        ways = _replaced(ways, _LINE.fullmatch(line))
         ways = {way for way in ways if _value(way) == value}
         if not ways:
             return i
@@ -219,15 +229,18 @@ def first_error(expression: str, lines: Sequence[str]) -> int:
 
 
 def _replaced(
-    ways: set[tuple[str, ...]], operation: tuple[str, ...]
+    ways: set[tuple[str, ...]], line: re.Match[str] | None
 ) -> set[tuple[str, ...]]:
-    """Expressions with one occurrence of an operation replaced by its result."""
-    *terms, result = operation
+    """Expressions with one occurrence of a line's left side replaced by its right."""
+    if line is None:
+        return set()
+    terms = [line[1], *(part for term in _TERM.findall(line[2]) for part in term)]
+    size = len(terms)
     return {
-        (*way[:at], result, *way[at + 3 :])
+        (*way[:at], line[3], *way[at + size :])
         for way in ways
-        for at in range(0, len(way) - 2, 2)
-        if list(way[at : at + 3]) == terms
+        for at in range(0, len(way) - size + 1, 2)
+        if list(way[at : at + size]) == terms
     }
 
 
@@ -265,25 +278,35 @@ def _expression(config: Config, operations: int, draws: random.Random) -> list[s
     return [*parts, draw(2, config.factor) if factor else draw(0, config.largest)]
 
 
-def _problem(parts: list[str], config: Config) -> Problem | None:
+def _problem(
+    parts: list[str], config: Config, habits: random.Random
+) -> Problem | None:
     """An expression with its solution; None if something falls below 0 and may not."""
     expression = "".join(parts)
     lines = []
     while len(parts) > 1:
         at = parts.index("*") if "*" in parts else 1
-        left, sign, right = parts[at - 1 : at + 2]
-        result = _apply(int(left), sign, int(right))
-        if result < 0 and not config.signed:
+        first, end = at - 1, at + 2
+        if config.merged and _two_stand_first(parts) and habits.random() < config.merged:
+            first, end = 0, 5
+        part = parts[first:end]
+        result = _value(part)
+        if not config.signed and min(result, _value(part[:3])) < 0:
             return None
-        parts = [*parts[: at - 1], str(result), *parts[at + 2 :]]
-        line = "".join(parts) if config.rewrite else f"{left}{sign}{right}={result}"
-        lines.append(line)
+        parts = [*parts[:first], str(result), *parts[end:]]
+        left = "".join(part)
+        lines.append("".join(parts) if config.rewrite else f"{left}={result}")
     return Problem(
         task=f"arithmetic/{expression}",
         prompt=f"{expression}=?\n",
         answer=parts[0],
         solution="\n".join([*lines, f"#### {parts[0]}"]),
     )
+
+
+def _two_stand_first(parts: Sequence[str]) -> bool:
+    """Whether the first two operations are worth what they are worth by themselves."""
+    return len(parts) == 5 or (len(parts) > 5 and parts[5] != "*")
 
 
 def _apply(left: int, sign: str, right: int) -> int:

@@ -1,5 +1,6 @@
 """Problems against Python's own arithmetic, and against all that there are."""
 
+import dataclasses
 import itertools
 import re
 
@@ -99,6 +100,41 @@ def test_every_line_is_true_and_leads_to_the_answer(config):
             assert [int(right) for _, right in sides] == products + sums
         if not config.signed:
             assert min(totals(expression)[1], default=0) >= 0
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_merged_lines_take_two_operations_and_stay_true(signed):
+    plain = arithmetic.Config(operations=(1, 5), largest=20, factor=5, signed=signed)
+    problems = arithmetic.make(plain, 3, 400)
+    for chance, two_at_once in ((0.0, 0.0), (0.6, 0.6), (1.0, 1.0)):
+        config = dataclasses.replace(plain, merged=chance)
+        merged = could = 0
+        for problem, other in zip(
+            problems, arithmetic.make(config, 3, 400), strict=True
+        ):
+            assert problem.prompt == other.prompt and problem.answer == other.answer
+            left = expression_of(other)
+            *lines, last = other.solution.split("\n")
+            assert last == f"#### {other.answer}"
+            for line in lines:
+                # Of two operations the first of what is left, else one alone.
+                part, result = re.fullmatch(r"(.*)=(-?[0-9]+)", line).groups()
+                assert eval(part) == int(result)
+                operations = len(re.findall(r"(?<=[0-9])[-+*]", part))
+                head = re.match(r"-?[0-9]+([-+*][0-9]+){2}(?![0-9*])", left)
+                could += head is not None
+                merged += operations == 2
+                assert operations == 1 or (operations == 2 and head[0] == part)
+                before = eval(left)
+                left = (
+                    result + left[len(part) :]
+                    if left.startswith(part)
+                    else (left.replace(part, result, 1))
+                )
+                assert eval(left) == before
+            assert arithmetic.first_error(expression_of(other), [*lines, last]) == -1
+        assert could > 300
+        assert merged / could == pytest.approx(two_at_once, abs=0.08)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
@@ -206,6 +242,9 @@ def test_refuses_negative_seeds_and_counts(seed, count):
         ({"largest": 1}, "got 9 and 1"),
         ({"signs": ""}, "got ''"),
         ({"signs": "*"}, "got '\\*'"),
+        ({"merged": -0.1}, r"merged must be within \[0, 1\], got -0.1"),
+        ({"merged": float("nan")}, "merged must be within"),
+        ({"merged": 0.5, "rewrite": True}, "take one"),
     ],
 )
 def test_refuses_settings(settings, message):
@@ -275,6 +314,13 @@ def test_first_wrong_line(response, line):
         ("1+2*3", "so 2*3=6", 0),
         ("1+2*3", "2*3=6|1+6=7|#### 7|#### 7|1", 4),
         ("1+2", "1+2=" + "9" * 5000, 0),
+        ("1+2*3-4", "1+2*3=7|7-4=3|#### 3", -1),  # two at once
+        ("1+2*3-4", "1+2*3=9|9-4=5|#### 5", 0),
+        ("1+2*3-4", "2*3=6|1+6-4=2|#### 2", 1),
+        ("9-4+3*2", "9-4+3=8|8*2=16|#### 16", 0),  # true, but not what is asked
+        ("9-4+3-1", "4+3-1=6|9-6=3|#### 3", 0),
+        ("1+2*3-4", "1+2*3-4=3|#### 3", -1),  # all at once
+        ("3+5-9+2", "3+5-9=-1|-1+2=1|#### 1", -1),
     ],
 )
 def test_first_error(expression, lines, line):
