@@ -44,8 +44,8 @@ class Config:
       signed: intermediate results and answers may be negative.
       rewrite: a line of the solution is what is left of the expression, not the
         operation.
-      merged: chance that a line takes the first two operations of what is left at
-        once, "17+25*3=92", where they may stand together. Not with `rewrite`. Such
+      merged: chance that a line, begun at the first number of what is left, takes one
+        operation more, and then another: "17+25*3=92". Not with `rewrite`. Such
         solutions are shorter and harder to get right; the expressions stay the same.
     """
 
@@ -79,7 +79,9 @@ class Config:
         if not 0 <= self.merged <= 1:
             raise ValueError(f"merged must be within [0, 1], got {self.merged}")
         if self.merged > 0 and self.rewrite:
-            raise ValueError("merged and rewrite are two ways to write a line: take one")
+            raise ValueError(
+                "merged and rewrite are two ways to write a line: take one"
+            )
 
 
 def alphabet() -> str:
@@ -278,23 +280,20 @@ def _expression(config: Config, operations: int, draws: random.Random) -> list[s
     return [*parts, draw(2, config.factor) if factor else draw(0, config.largest)]
 
 
-def _problem(
-    parts: list[str], config: Config, habits: random.Random
-) -> Problem | None:
+def _problem(parts: list[str], config: Config, habits: random.Random) -> Problem | None:
     """An expression with its solution; None if something falls below 0 and may not."""
+    if not config.signed and _falls_below_zero(parts):
+        return None
     expression = "".join(parts)
     lines = []
     while len(parts) > 1:
         at = parts.index("*") if "*" in parts else 1
         first, end = at - 1, at + 2
-        if config.merged and _two_stand_first(parts) and habits.random() < config.merged:
-            first, end = 0, 5
-        part = parts[first:end]
-        result = _value(part)
-        if not config.signed and min(result, _value(part[:3])) < 0:
-            return None
-        parts = [*parts[:first], str(result), *parts[end:]]
-        left = "".join(part)
+        if config.merged and (more := _merged(parts, config.merged, habits)):
+            first, end = 0, more
+        result = str(_value(parts[first:end]))
+        left = "".join(parts[first:end])
+        parts = [*parts[:first], result, *parts[end:]]
         lines.append("".join(parts) if config.rewrite else f"{left}={result}")
     return Problem(
         task=f"arithmetic/{expression}",
@@ -304,9 +303,25 @@ def _problem(
     )
 
 
-def _two_stand_first(parts: Sequence[str]) -> bool:
-    """Whether the first two operations are worth what they are worth by themselves."""
-    return len(parts) == 5 or (len(parts) > 5 and parts[5] != "*")
+def _ends(parts: Sequence[str]) -> list[int]:
+    """Where a beginning ends that is worth what it is worth by itself."""
+    ends = range(3, len(parts) + 1, 2)
+    return [end for end in ends if end == len(parts) or parts[end] != "*"]
+
+
+def _falls_below_zero(parts: Sequence[str]) -> bool:
+    return any(_value(parts[:end]) < 0 for end in _ends(parts))
+
+
+def _merged(parts: Sequence[str], chance: float, habits: random.Random) -> int:
+    """End of a line of two operations or more from the first on, 0 for one of one."""
+    found = 0
+    for end in _ends(parts):
+        if end > 3:
+            if habits.random() >= chance:
+                break
+            found = end
+    return found
 
 
 def _apply(left: int, sign: str, right: int) -> int:

@@ -103,38 +103,43 @@ def test_every_line_is_true_and_leads_to_the_answer(config):
 
 
 @pytest.mark.parametrize("signed", [True, False])
-def test_merged_lines_take_two_operations_and_stay_true(signed):
+@pytest.mark.parametrize("chance", [0.0, 0.6, 1.0])
+def test_merged_lines_take_more_operations_and_stay_true(signed, chance):
     plain = arithmetic.Config(operations=(1, 5), largest=20, factor=5, signed=signed)
-    problems = arithmetic.make(plain, 3, 400)
-    for chance, two_at_once in ((0.0, 0.0), (0.6, 0.6), (1.0, 1.0)):
-        config = dataclasses.replace(plain, merged=chance)
-        merged = could = 0
-        for problem, other in zip(
-            problems, arithmetic.make(config, 3, 400), strict=True
-        ):
-            assert problem.prompt == other.prompt and problem.answer == other.answer
-            left = expression_of(other)
-            *lines, last = other.solution.split("\n")
-            assert last == f"#### {other.answer}"
-            for line in lines:
-                # Of two operations the first of what is left, else one alone.
-                part, result = re.fullmatch(r"(.*)=(-?[0-9]+)", line).groups()
-                assert eval(part) == int(result)
-                operations = len(re.findall(r"(?<=[0-9])[-+*]", part))
-                head = re.match(r"-?[0-9]+([-+*][0-9]+){2}(?![0-9*])", left)
-                could += head is not None
-                merged += operations == 2
-                assert operations == 1 or (operations == 2 and head[0] == part)
-                before = eval(left)
-                left = (
-                    result + left[len(part) :]
-                    if left.startswith(part)
-                    else (left.replace(part, result, 1))
-                )
-                assert eval(left) == before
-            assert arithmetic.first_error(expression_of(other), [*lines, last]) == -1
-        assert could > 300
-        assert merged / could == pytest.approx(two_at_once, abs=0.08)
+    config = dataclasses.replace(plain, merged=chance)
+    problems = zip(
+        arithmetic.make(plain, 3, 400), arithmetic.make(config, 3, 400), strict=True
+    )
+    more = could = 0
+    for other, problem in problems:
+        assert (problem.prompt, problem.answer) == (other.prompt, other.answer)
+        left = expression_of(problem)
+        *lines, last = problem.solution.split("\n")
+        assert last == f"#### {problem.answer}"
+        for line in lines:
+            part, result = re.fullmatch(r"(.*)=(-?[0-9]+)", line).groups()
+            assert eval(part) == int(result)
+            # All beginnings of two operations or more that may stand by themselves.
+            heads = [
+                head
+                for count in range(2, 6)
+                if (found := re.match(rf"-?\d+([-+*]\d+){{{count}}}(?![\d*])", left))
+                for head in [found[0]]
+            ]
+            if part in heads:  # a draw for each taken, and one that ends it
+                more += heads.index(part) + 1
+                could += heads.index(part) + 1 + (part != heads[-1])
+            else:
+                assert len(re.findall(r"(?<=\d)[-+*]", part)) == 1
+                could += bool(heads)
+            before = eval(left)
+            at = left.index(part)
+            left = left[:at] + result + left[at + len(part) :]
+            assert eval(left) == before
+        assert left == problem.answer
+        assert arithmetic.first_error(expression_of(problem), [*lines, last]) == -1
+    assert could > 300
+    assert more / could == pytest.approx(chance, abs=0.05)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
