@@ -1,6 +1,7 @@
 """What `offline_evidence` runs: tables of cells."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -12,36 +13,85 @@ class Cell(NamedTuple):
     seeds: tuple[int, ...]
 
 
+class Tuned(NamedTuple):
+    """What is tuned of a method: as many settings for each, and the best of them."""
+
+    method: str
+    rates: tuple[float, ...]  # of optimizer.learning_rate
+    coefficient: str = ""  # the method's own, if it has one
+    values: tuple[float, ...] = ()
+    fixed: Mapping[str, Any] = {}
+
+
 SCALE = "arithmetic"
 REPORTED = (1, 2, 3, 4, 5)
 TUNING = (100,)  # never reported
 
-TASK = {"task.train_size": 1_000}
-BASE = {"eval.split": "test"}
-LOG = {"samples": 8}
-
-# A look before grids: which settings move anything. One seed, the dev problems.
-LOOK = {"eval.split": "dev", "eval.before": False, "data.batch_size": 16}
-LOOK |= {"optimizer.warmup": 0.1}
-
-
-def _looked_at(method: str, tokens: int, rate: float, **more: Any) -> Cell:
-    rates = {"data.tokens": tokens, "optimizer.learning_rate": rate}
-    return Cell(method, LOOK | rates | more, TUNING)
-
-
-STUDIES: Mapping[str, Mapping[str, Cell]] = {
-    "look": {
-        "rs_1e-4": _looked_at("rejection_sampling", 220_000, 1e-4),
-        "rs_5e-4": _looked_at("rejection_sampling", 440_000, 5e-4),
-        "oreo_1e-4_wait": _looked_at(
-            "oreo",
-            220_000,
-            1e-4,
-            **{"critic.learning_rate": 2e-3, "optimizer.wait": 0.4},
-        ),
-        "oreo_3e-4_kl0.3": _looked_at(
-            "oreo", 440_000, 3e-4, **{"critic.learning_rate": 3e-4, "kl_weight": 0.3}
-        ),
-    },
+# Solutions of which most go from left to right, products or not: what is imitated is
+# wrong wherever a product comes after a sum, and the right way is known but rare.
+TASK = {
+    "task.train_size": 2_000,
+    "task.solved_size": 10_000,
+    "task.operations": (2, 3),
+    "task.largest": 9,
+    "task.careless": 0.85,
 }
+BASE = {"data.epochs": 6}
+LOG = {"samples": 4}
+
+# What all runs have in common.
+COMMON = {
+    "data.tokens": 200_000,
+    "data.batch_size": 32,
+    "optimizer.warmup": 0.1,
+    "eval.before": False,
+    "eval.samples": 4,
+}
+_CRITIC = {"critic.learning_rate": 3e-4}
+
+METHODS = {
+    "sft": Tuned("sft", (3e-5, 1e-4, 3e-4, 1e-3)),
+    "rejection_sampling": Tuned("rejection_sampling", (3e-5, 1e-4, 3e-4, 1e-3)),
+    "dpo": Tuned("dpo", (3e-5, 1e-4), "beta", (0.1, 0.3)),
+    "kto": Tuned("kto", (3e-5, 1e-4), "beta", (0.1, 0.3)),
+    "oreo_token": Tuned(
+        "oreo", (3e-5, 1e-4, 3e-4), "kl_weight", (0.01, 0.03, 0.1), _CRITIC
+    ),
+    "oreo_step": Tuned(
+        "oreo", (1e-4, 3e-4), "kl_weight", (0.01, 0.03), _CRITIC | {"level": "step"}
+    ),
+    "oreo_response": Tuned(
+        "oreo", (1e-4, 3e-4), "kl_weight", (0.01, 0.03), _CRITIC | {"level": "response"}
+    ),
+    "dqo_like": Tuned(
+        "oreo",
+        (1e-4, 3e-4),
+        "kl_weight",
+        (0.01, 0.03),
+        _CRITIC | {"actor_loss": "full_gradient"},
+    ),
+}
+
+
+def _cell(
+    tuned: Tuned, rate: float, value: float | None, split: str, seeds: Sequence[int]
+) -> Cell:
+    settings = COMMON | tuned.fixed
+    settings |= {"optimizer.learning_rate": rate, "eval.split": split}
+    if value is not None:
+        settings[tuned.coefficient] = value
+    return Cell(tuned.method, settings, tuple(seeds))
+
+
+def _grid() -> dict[str, Cell]:
+    """All settings of all methods, on the dev problems."""
+    return {
+        "_".join([name, f"{rate:g}", *([] if value is None else [f"{value:g}"])]): (
+            _cell(tuned, rate, value, "dev", TUNING)
+        )
+        for name, tuned in METHODS.items()
+        for rate, value in itertools.product(tuned.rates, tuned.values or (None,))
+    }
+
+
+STUDIES: Mapping[str, Mapping[str, Cell]] = {"grid": _grid()}

@@ -75,6 +75,7 @@ def _arithmetic(task: Any) -> Task:
             largest=task.largest,
             factor=task.factor,
             merged=task.merged,
+            careless=task.careless,
         )
         sets = arithmetic.split(settings, task.seed, sizes)
     except (TypeError, ValueError) as error:

@@ -49,7 +49,9 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.task.operations = (3, 5)
     config.task.largest = 20
     config.task.factor = 5
-    config.task.merged = 0.0  # chance that a written line does two operations at once
+    # Habits of those who wrote the solutions; see `arithmetic.Config`.
+    config.task.merged = 0.0
+    config.task.careless = 0.0
 
     config.data = config_dict.ConfigDict()
     # A log, or several with a comma between two, read one after the other; empty, for

@@ -46,7 +46,10 @@ class Config:
         operation.
       merged: chance that a line, begun at the first number of what is left, takes one
         operation more, and then another: "17+25*3=92". Not with `rewrite`. Such
-        solutions are shorter and harder to get right; the expressions stay the same.
+        solutions are shorter; the expressions stay the same.
+      careless: chance that a solution takes its operations from left to right, so that
+        it is wrong where a product comes after a sum. The answer stays the right one,
+        and so do the expressions. Not with `merged` or `rewrite`.
     """
 
     operations: tuple[int, int] = (3, 5)
@@ -57,6 +60,7 @@ class Config:
     signed: bool = False
     rewrite: bool = False
     merged: float = 0.0
+    careless: float = 0.0
 
     def __post_init__(self) -> None:
         least, most = self.operations
@@ -78,9 +82,11 @@ class Config:
             raise ValueError(f"signs must be '+-', '+' or '-', got {self.signs!r}")
         if not 0 <= self.merged <= 1:
             raise ValueError(f"merged must be within [0, 1], got {self.merged}")
-        if self.merged > 0 and self.rewrite:
+        if not 0 <= self.careless <= 1:
+            raise ValueError(f"careless must be within [0, 1], got {self.careless}")
+        if (self.merged > 0) + (self.careless > 0) + self.rewrite > 1:
             raise ValueError(
-                "merged and rewrite are two ways to write a line: take one"
+                "merged, careless and rewrite are ways to write a solution: take one"
             )
 
 
@@ -284,10 +290,10 @@ def _problem(parts: list[str], config: Config, habits: random.Random) -> Problem
     """An expression with its solution; None if something falls below 0 and may not."""
     if not config.signed and _falls_below_zero(parts):
         return None
-    expression = "".join(parts)
-    lines = []
+    expression, answer, lines = "".join(parts), str(_value(parts)), []
+    careless = config.careless > 0 and habits.random() < config.careless
     while len(parts) > 1:
-        at = parts.index("*") if "*" in parts else 1
+        at = parts.index("*") if "*" in parts and not careless else 1
         first, end = at - 1, at + 2
         if config.merged and (more := _merged(parts, config.merged, habits)):
             first, end = 0, more
@@ -298,7 +304,7 @@ def _problem(parts: list[str], config: Config, habits: random.Random) -> Problem
     return Problem(
         task=f"arithmetic/{expression}",
         prompt=f"{expression}=?\n",
-        answer=parts[0],
+        answer=answer,
         solution="\n".join([*lines, f"#### {parts[0]}"]),
     )
 

@@ -142,6 +142,31 @@ def test_merged_lines_take_more_operations_and_stay_true(signed, chance):
     assert more / could == pytest.approx(chance, abs=0.05)
 
 
+@pytest.mark.parametrize("chance", [0.3, 1.0])
+def test_careless_solutions_go_from_left_to_right(chance):
+    plain = arithmetic.Config(operations=(1, 4), signed=True)
+    config = dataclasses.replace(plain, careless=chance)
+    problems = zip(
+        arithmetic.make(plain, 3, 600), arithmetic.make(config, 3, 600), strict=True
+    )
+    careless = could = 0
+    for right, problem in problems:
+        assert (problem.prompt, problem.answer) == (right.prompt, right.answer)
+        numbers = re.findall(r"[0-9]+", expression_of(problem))
+        signs = re.findall(r"[-+*]", expression_of(problem))
+        total, lines = numbers[0], []
+        for sign, number in zip(signs, numbers[1:], strict=True):
+            result = str(eval(f"{total}{sign}{number}"))
+            lines.append(f"{total}{sign}{number}={result}")
+            total = result
+        written = "\n".join([*lines, f"#### {total}"])
+        assert problem.solution in (right.solution, written)
+        could += written != right.solution
+        careless += problem.solution != right.solution
+    assert could > 200
+    assert careless / could == pytest.approx(chance, abs=0.06)
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
 def test_numbers_are_within_their_limits(config):
     for problem in arithmetic.make(config, seed=0, count=400):
@@ -250,6 +275,9 @@ def test_refuses_negative_seeds_and_counts(seed, count):
         ({"merged": -0.1}, r"merged must be within \[0, 1\], got -0.1"),
         ({"merged": float("nan")}, "merged must be within"),
         ({"merged": 0.5, "rewrite": True}, "take one"),
+        ({"careless": 1.5}, r"careless must be within \[0, 1\], got 1.5"),
+        ({"merged": 0.5, "careless": 0.1}, "take one"),
+        ({"rewrite": True, "careless": 0.1}, "take one"),
     ],
 )
 def test_refuses_settings(settings, message):
