@@ -29,7 +29,6 @@ from experiments import dpo, kto, offline, oreo, run, sft, starts
 from rljax.agents import offline as agents
 from rljax.agents.offline import OfflineAgent, Reading
 from rljax.data import episodes, packing
-from rljax.text import chat
 from rljax.training import checkpoint, credit, credit_page
 from rljax.training.files import RunError, read_json, write_text
 from rljax.types import Episode
@@ -168,7 +167,7 @@ def _write(given: argparse.Namespace) -> None:
     log = episodes.load(
         given.data,
         tokens,
-        chat.from_tokenizer(tokens) if tokens.chat_template else None,
+        offline.template_of(tokens),
         end_id=found.start.eos_ids[0],
     ).episodes
     some = log

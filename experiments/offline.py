@@ -18,6 +18,9 @@ from rljax.agents.offline import OfflineAgent, Optimizer
 from rljax.data import episodes, noise, packing
 from rljax.data.logs import LogError
 from rljax.models import hf_folder
+from rljax.text import chat
+from rljax.text.template import Template
+from rljax.text.tokenizer import Tokenizer
 from rljax.training import checkpoint, devices, loop, workdir
 from rljax.types import Episode, Params, PyTree
 
@@ -65,6 +68,20 @@ def optimizer_of(config: Any, prefix: str = "optimizer") -> Optimizer:
     return border.typed(config, Optimizer, OPTIMIZER_LIMITS, prefix)
 
 
+def template_of(tokenizer: Tokenizer) -> Template | None:
+    """How conversations of a log are written; None where the tokenizer cannot say.
+
+    Why it cannot is printed: prompts and responses need no template.
+    """
+    if not tokenizer.chat_template:
+        return None
+    try:
+        return chat.from_tokenizer(tokenizer)
+    except ValueError as error:
+        print(f"conversations cannot be read: {error}")
+        return None
+
+
 def read_log(config: Any, start: Start, folder: pathlib.Path) -> list[Episode]:
     """The log of a config as episodes, or its logs, one after the other.
 
@@ -81,6 +98,7 @@ def read_log(config: Any, start: Start, folder: pathlib.Path) -> list[Episode]:
         log = episodes.load(
             paths,
             start.tokenizer,
+            template_of(start.tokenizer),
             on_error=config.data.on_error,
             rejects=folder / REJECTS,
             longest=config.data.row_tokens or None,

@@ -24,11 +24,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import credit, run
+from experiments import credit, offline, run
 from rljax.agents.offline import Reading
 from rljax.data import episodes
 from rljax.envs.reasoning import arithmetic
-from rljax.text import chat
 from rljax.training import ranking
 from rljax.training.files import RunError, write_json
 from rljax.training.ranking import FIRST_WRONG, LATER, RIGHT, Estimate, Steps
@@ -211,7 +210,7 @@ def _rank(given: argparse.Namespace) -> None:
     log = episodes.load(
         given.data,
         tokens,
-        chat.from_tokenizer(tokens) if tokens.chat_template else None,
+        offline.template_of(tokens),
         end_id=found.start.eos_ids[0],
     ).episodes
     if given.problems:
