@@ -1,6 +1,7 @@
 """Runs processes, a few at a time, each on cores of its own."""
 
 import concurrent.futures
+import json
 import os
 import pathlib
 import queue
@@ -27,9 +28,10 @@ def is_recorded(path: pathlib.Path, asked: Mapping[str, Any]) -> bool:
         return False
     record = read_json(path)
     for name, value in asked.items():
-        if record[name] != value:
+        there = record.get(name)
+        if there != json.loads(json.dumps(value)):  # in a file tuples are lists
             raise RunError(
-                f"{path} has {name} {record[name]!r}, asked is {value!r}: "
+                f"{path} has {name} {there!r}, asked is {value!r}: "
                 "take another --out, or remove the file and its run"
             )
     return True

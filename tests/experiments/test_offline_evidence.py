@@ -18,7 +18,7 @@ from rljax.training.files import RunError
 
 CELLS = {
     "oreo": offline_studies.Cell(
-        "oreo", {"level": "step", "eval.split": "dev"}, (1, 2)
+        "oreo", {"level": "step", "task.operations": (3, 4)}, (1, 2)
     ),
     "sft": offline_studies.Cell("sft", {"data.tokens": 100}, (2, 3)),
 }
@@ -86,6 +86,9 @@ def test_a_finished_run_becomes_a_json_and_is_not_run_again(tmp_path):
     assert (saved["cell"], saved["seed"], saved["git"]) == ("oreo", 1, "abc")
     with pytest.raises(RunError, match="has overrides .* asked is"):
         offline_evidence.is_done(tmp_path, run._replace(overrides={}))
+    offline_evidence.json_path(tmp_path, run).write_text('{"study": "tiny"}')
+    with pytest.raises(RunError, match="has cell None, asked is 'oreo'"):
+        offline_evidence.is_done(tmp_path, run)
 
 
 def test_base_then_logs_then_runs(tmp_path, monkeypatch, capsys):
