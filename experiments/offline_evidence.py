@@ -6,8 +6,8 @@ First, once: a policy taught by written solutions, OUT/base. Then for each seed 
 its answers, OUT/logs/seedN. Then every cell, a method with some settings changed, on
 the log of each of its seeds, OUT/STUDY/runs/CELL-seedN, and OUT/STUDY/CELL-seedN.json:
 
-    {"study", "cell", "method", "seed", "overrides", "split", "before", "after",
-     "sampled", "tokens", "updates", "items", "train_seconds", "alarms",
+    {"study", "cell", "method", "seed", "overrides", "split", "problems", "before",
+     "after", "sampled", "tokens", "updates", "items", "train_seconds", "alarms",
      "log": summary.json of the collection, "devices", "versions", "git"}
 
 What is there already is left alone and what was broken off goes on, so the same command

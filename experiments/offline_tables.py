@@ -17,6 +17,12 @@ import numpy as np
 
 from rljax.training.files import RunError, read_json, write_text
 
+# What is read of a record.
+_READ = (
+    *("study", "cell", "seed", "split", "problems"),
+    *("after", "tokens", "updates", "items", "alarms"),
+)
+
 # Two-sided 95 % points of Student's t by degrees of freedom, from any table of it.
 T95 = (np.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
@@ -64,9 +70,10 @@ def load(folder: pathlib.Path) -> Runs:
     """The records of a folder by cell and seed.
 
     Raises:
-      RunError: if there are none, or they are of more than one study or split.
+      RunError: if there are none, one is no such record, or they are of more than one
+        study or split.
     """
-    records = [read_json(path) for path in sorted(folder.glob("*-seed*.json"))]
+    records = [_record(path) for path in sorted(folder.glob("*-seed*.json"))]
     if not records:
         raise RunError(f"no CELL-seedN.json in {folder}: run offline_evidence")
     for name in ("study", "split", "problems"):
@@ -77,6 +84,19 @@ def load(folder: pathlib.Path) -> Runs:
     for each in sorted(records, key=lambda record: record["seed"]):
         cells.setdefault(each["cell"], {})[each["seed"]] = each
     return cells
+
+
+def _record(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        found = read_json(path)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    missing = [name for name in _READ if name not in found]
+    if missing:
+        raise RunError(
+            f"{path} has no {', '.join(missing)}: it is no record of offline_evidence"
+        )
+    return found
 
 
 def table(runs: Runs, baseline: str = "") -> str:
@@ -139,7 +159,7 @@ def main() -> int:
     try:
         runs = load(given.dir)
         text = table(runs, given.baseline)
-    except RunError as error:
+    except ValueError as error:  # more seeds than the table of t has, too
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(text, end="")
@@ -148,6 +168,7 @@ def main() -> int:
             next(iter(next(iter(runs.values())).values()))[name]
             for name in ("study", "split")
         )
+        given.out.mkdir(parents=True, exist_ok=True)
         title = f"# {study}\n\nGreedy answers to the {split} problems.\n\n"
         write_text(given.out / f"oreo_{study}.md", title + text)
     return 0

@@ -133,16 +133,19 @@ def test_points_of_t_are_those_of_scipy():
     np.testing.assert_allclose(offline_tables.T95[1:], found, atol=5e-4)
 
 
+def recorded(folder, cell, seed, after):
+    record = {
+        "study": "tiny", "cell": cell, "seed": seed, "after": after, "split": "test",
+        "problems": 0, "tokens": 1000, "updates": 9, "items": 5, "alarms": [],
+    }  # fmt: skip
+    (folder / f"{cell}-seed{seed}.json").write_text(json.dumps(record))
+
+
 def test_a_table_is_sorted_and_paired_by_seed(tmp_path):
     for cell, seed, after in [
         ("oreo", 1, 0.6), ("oreo", 2, 0.8), ("sft", 1, 0.5), ("sft", 2, 0.6)
     ]:  # fmt: skip
-        record = {
-            "study": "tiny", "cell": cell, "seed": seed, "after": after,
-            "split": "test", "problems": 0, "tokens": 1000, "updates": 9,
-            "items": 5, "alarms": [],
-        }  # fmt: skip
-        (tmp_path / f"{cell}-seed{seed}.json").write_text(json.dumps(record))
+        recorded(tmp_path, cell, seed, after)
     runs = offline_tables.load(tmp_path)
     lines = offline_tables.table(runs, "sft").splitlines()
     cells = [line.strip("| ").split(" | ") for line in lines]
@@ -154,3 +157,29 @@ def test_a_table_is_sorted_and_paired_by_seed(tmp_path):
         offline_tables.table(runs, "dpo")
     with pytest.raises(RunError, match="no CELL-seedN.json"):
         offline_tables.load(tmp_path / "none")
+
+
+def test_tables_are_written_or_refused_in_words(tmp_path, monkeypatch, capsys):
+    def made(*more):
+        words = ["x", f"--dir={tmp_path}", *more]
+        monkeypatch.setattr(sys, "argv", words)
+        return offline_tables.main(), capsys.readouterr()
+
+    recorded(tmp_path, "oreo", 1, 0.5)
+    code, said = made(f"--out={tmp_path / 'new' / 'docs'}")
+    assert code == 0
+    written = (tmp_path / "new" / "docs" / "oreo_tiny.md").read_text()
+    assert written.startswith("# tiny\n") and written.endswith(said.out)
+    other = tmp_path / "sac-seed1.json"
+    for text, message in (
+        ('{"study": "compare", "cell": "sac", "seed": 1}', "has no split, problems"),
+        ('{"study"', "sac-seed1.json cannot be read"),
+    ):
+        other.write_text(text)
+        code, said = made()
+        assert code == 2 and message in said.err
+    other.unlink()
+    for seed in range(2, 12):
+        recorded(tmp_path, "oreo", seed, 0.5)
+    code, said = made()
+    assert code == 2 and "11 seeds; an interval is made of 1 to 10" in said.err
