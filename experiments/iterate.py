@@ -157,7 +157,7 @@ def table(facts: Sequence[dict[str, Any]]) -> str:
     """
     lines = ["round  collected  right    read  updates  success"]
     if facts[0]["before"] is not None:
-        lines.append(f"{0:>5}{facts[0]['before']:42.3f}")
+        lines.append(f"{0:>5}{facts[0]['before']:44.3f}")
     for found in facts:
         log = found["collected"]
         gathered = f"{log['answers']:>11,}{log['right']:7.3f}" if log else " " * 18

@@ -229,3 +229,19 @@ def test_what_cannot_be_is_refused_before_anything_is_done(tmp_path):
         with pytest.raises(border.ConfigError, match=f"{key} is not a setting"):
             settings("iterate", f"--config.{key}=x")
     assert set(iterate.METHODS) < set(MAINS)
+
+
+def test_a_table_by_hand():
+    log = {"answers": 1_000, "right": 0.25}
+    one = {
+        "round": 1, "before": 0.5, "after": 0.625, "collected": log, "items": 1_000,
+        "updates": 63, "alarms": ["far"],
+    }  # fmt: skip
+    two = one | {"round": 2, "after": 0.75, "collected": None, "alarms": []}
+    assert iterate.table([one, two]).splitlines() == [
+        "round  collected  right    read  updates  success",
+        "    0                                       0.500",
+        "    1      1,000  0.250   1,000       63    0.625",
+        "       alarm: far",
+        "    2                     1,000       63    0.750",
+    ]
