@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import border, oreo
+from experiments import border
 from rljax.data import logs
 from rljax.training.files import RunError
-from tests.experiments.logged_runs import on, rows, run, settings, weights
+from tests.experiments.logged_runs import on, rows, run, weights
 
 
 @pytest.mark.parametrize("method", ["oreo", "kto"])
@@ -111,12 +111,12 @@ def test_a_line_that_cannot_be_used_stops_or_is_kept_aside(begun, tmp_path, caps
 
 
 def test_another_log_does_not_go_on_with_a_run(begun, tmp_path):
-    path = run("oreo", tmp_path / "run", *on(begun))
-    other = tmp_path / "log.jsonl.gz"
-    records = list(logs.read(begun / "log.jsonl.gz"))
-    logs.write(other, records[:-1])
-    shutil.copy(other, tmp_path / "moved.jsonl.gz")
-    config = settings("oreo", *on(begun))
-    config.data.path = str(other)
-    with pytest.raises(RunError, match="log_digest|data.path"):
-        oreo.main(config, str(path))
+    log = tmp_path / "log.jsonl.gz"
+    shutil.copy(begun / "log.jsonl.gz", log)
+    more = (*on(begun), f"--config.data.path={log}")
+    path = run("oreo", tmp_path / "run", *more)
+    records = list(logs.read(log))
+    # Of the same name, with one reward of another kind.
+    logs.write(log, [records[0]._replace(reward=0.0), *records[1:]])
+    with pytest.raises(RunError, match="log_digest: 'crc32:.* there, 'crc32:.* here"):
+        run("oreo", path, *more)
