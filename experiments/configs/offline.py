@@ -40,7 +40,7 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.task = config_dict.ConfigDict()
     config.task.name = "arithmetic"  # gsm8k, math: their files at task.train, task.test
     config.task.train = ""
-    config.task.test = ""  # empty: the last task.test_size problems of train
+    config.task.test = ""  # empty: task.test_size problems of train, by task.seed
     config.task.solved_size = 4_000  # problems with written solutions, for sft
     config.task.train_size = 2_000  # others, to collect answers to; 0 of a file: all
     config.task.dev_size = 500  # problems to choose settings with

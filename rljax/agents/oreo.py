@@ -196,7 +196,7 @@ def _terms(level: oreo.Level, scores, value, batch: Packed) -> oreo.Terms:
 
 
 def _told(scores, value, batch: Packed, axis_name) -> Metrics:
-    """Log-ratios of good and bad answers, and what V says of them at their ends."""
+    """Entropy, and log-ratios and V of good and bad answers, means over tokens."""
     good = batch.mask & (batch.reward > 0.5)[:, None]
     bad = batch.mask & ~(batch.reward > 0.5)[:, None]
     ratio = scores.log_prob - scores.reference_log_prob
