@@ -3,7 +3,8 @@
     python -m experiments.collect --config=experiments/configs/collect.py:arithmetic \
         --workdir=runs/log --config.model.path=runs/sft/hf
 
-Scales: `:smoke`, `:arithmetic`, `:gsm8k`.
+Scales: `:smoke`, `:arithmetic`, `:gsm8k`, and the paper's: `:qwen2.5_math_1.5b`,
+`:deepseekmath_7b`, `:minicpm_2b`.
 """
 
 from ml_collections import config_dict
@@ -23,4 +24,7 @@ def get_config(scale: str = "arithmetic") -> config_dict.ConfigDict:
     config.source = ""  # what the log says of where its answers are from
     if scale == "smoke":
         config.samples = 2
+    if scale in offline.PAPER:
+        samples = {"deepseekmath_7b": 16, "minicpm_2b": 5}
+        config.samples = samples.get(scale, 10)
     return config

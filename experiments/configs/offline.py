@@ -1,15 +1,18 @@
 """What every method that learns from logs shares: model, task, data, evaluation."""
 
+from collections.abc import Sequence
+
 from ml_collections import config_dict
 
+# Settings of Wang et al., 2024 (arXiv:2412.16145), tables and scripts.
 PAPER = ("qwen2.5_math_1.5b", "deepseekmath_7b", "minicpm_2b")
 SCALES = ("smoke", "arithmetic", "gsm8k", *PAPER)
 
 
-def shared(scale: str) -> config_dict.ConfigDict:
-    """The settings that do not depend on the method."""
-    if scale not in SCALES:
-        raise ValueError(f"scale is one of {', '.join(SCALES)}, got {scale!r}")
+def shared(scale: str, scales: Sequence[str] = SCALES) -> config_dict.ConfigDict:
+    """The settings that do not depend on the method, which has these scales."""
+    if scale not in scales:
+        raise ValueError(f"scale is one of {', '.join(scales)}, got {scale!r}")
     config = config_dict.ConfigDict()
     config.seed = 0
     config.parallel = "jit"  # jit: one device; pmap: data parallel
@@ -124,6 +127,10 @@ def _scale(config: config_dict.ConfigDict, scale: str) -> None:
         config.eval.max_tokens = 512
         config.model.dtype = "bfloat16"
         config.model.remat = True
+    if scale in PAPER:
+        config.data.row_tokens = 4_096 if scale == "minicpm_2b" else 2_048
+        config.model.param_dtype = "bfloat16"  # stepped in float32
+        config.eval.max_tokens = 2_048
 
 
 def drift() -> config_dict.ConfigDict:
@@ -143,18 +150,14 @@ def drift() -> config_dict.ConfigDict:
 
 
 def as_in_paper(config: config_dict.ConfigDict, scale: str) -> None:
-    """OREO's settings of Wang et al., 2024 (arXiv:2412.16145), tables and scripts.
+    """OREO's own settings in the paper.
 
     Its MiniCPM learnt ALFWorld from conversations; 3 epochs as printed, the released
     script has 5. Policy and value have learning rate 5e-6, the 7B's LoRA critic 1e-4.
     """
     config.beta, config.kl_weight = 0.03, 0.01
-    config.data.batch_size = 128
     config.data.epochs = {"deepseekmath_7b": 2, "minicpm_2b": 3}.get(scale, 1)
-    config.data.row_tokens = 4_096 if scale == "minicpm_2b" else 2_048
     config.optimizer.learning_rate = config.critic.learning_rate = 5e-6
-    config.model.param_dtype = "bfloat16"  # stepped in float32
-    config.eval.max_tokens = 2_048
     if scale == "deepseekmath_7b":
         config.value = "adapter"
         config.critic.learning_rate = 1e-4

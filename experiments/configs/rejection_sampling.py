@@ -5,7 +5,8 @@
         --config.model.path=runs/sft/hf --config.data.path=runs/log.jsonl.gz
 
 Scales: `:smoke` (seconds), `:arithmetic` (a decoder of 1.2 M parameters on two cores),
-`:gsm8k` (a model and files that flags name).
+`:gsm8k` (a model and files that flags name), and the paper's: `:qwen2.5_math_1.5b`,
+`:deepseekmath_7b`, `:minicpm_2b`.
 """
 
 from ml_collections import config_dict
@@ -18,6 +19,6 @@ def get_config(scale: str = "arithmetic") -> config_dict.ConfigDict:
     config = offline.shared(scale)
 
     config.optimizer.learning_rate = 2e-4
-    if scale == "gsm8k":
-        config.optimizer.learning_rate = 5e-6
+    if scale == "gsm8k" or scale in offline.PAPER:
+        config.optimizer.learning_rate = 2e-5 if scale == "minicpm_2b" else 5e-6
     return config

@@ -3,7 +3,8 @@
     python -m experiments.search --config=experiments/configs/search.py:arithmetic \
         --workdir=runs/search --config.model.path=runs/oreo/hf
 
-Scales: `:smoke`, `:arithmetic`, `:gsm8k`.
+Scales: `:smoke`, `:arithmetic`, `:gsm8k`, and the paper's: `:qwen2.5_math_1.5b`,
+`:deepseekmath_7b`, `:minicpm_2b`.
 """
 
 from ml_collections import config_dict

@@ -1,0 +1,64 @@
+"""The paper's settings, out of its tables and scripts, method by method."""
+
+import importlib
+
+import pytest
+
+QWEN, DEEPSEEK, MINICPM = "qwen2.5_math_1.5b", "deepseekmath_7b", "minicpm_2b"
+LEARNT = [  # method, scale, learning rate, epochs, tokens of a row
+    ("sft", QWEN, 2e-5, 3, 8192),
+    ("sft", MINICPM, 2e-5, 2, 8192),
+    ("rejection_sampling", QWEN, 5e-6, 1, 2048),
+    ("rejection_sampling", DEEPSEEK, 5e-6, 1, 2048),
+    ("rejection_sampling", MINICPM, 2e-5, 1, 4096),
+    ("dpo", QWEN, 5e-7, 1, 2048),
+    ("dpo", DEEPSEEK, 5e-7, 1, 2048),
+    ("dpo", MINICPM, 5e-7, 1, 4096),
+    ("kto", QWEN, 5e-8, 1, 2048),
+    ("kto", DEEPSEEK, 1e-7, 2, 2048),
+    ("oreo", QWEN, 5e-6, 1, 2048),
+    ("oreo", DEEPSEEK, 5e-6, 2, 2048),
+    ("oreo", MINICPM, 5e-6, 3, 4096),
+]
+
+
+def config_of(method, scale):
+    module = importlib.import_module(f"experiments.configs.{method}")
+    return module.get_config(scale)
+
+
+@pytest.mark.parametrize(("method", "scale", "rate", "epochs", "row"), LEARNT)
+def test_what_is_learnt_with(method, scale, rate, epochs, row):
+    config = config_of(method, scale)
+    optimizer, data = config.optimizer, config.data
+    assert (optimizer.learning_rate, data.epochs, data.row_tokens) == (
+        rate, epochs, row,
+    )  # fmt: skip
+    assert data.batch_size == 128
+    assert (optimizer.b1, optimizer.b2, optimizer.epsilon) == (0.9, 0.95, 1e-8)
+    assert (optimizer.weight_decay, optimizer.max_grad_norm) == (0, 1.0)
+    assert (optimizer.warmup, optimizer.wait) == (0.03, 0)
+    assert (config.model.dtype, config.model.param_dtype) == ("bfloat16", "bfloat16")
+    assert config.eval.max_tokens == 2048 and config.model.remat
+
+
+def test_what_methods_have_of_their_own():
+    for scale, pairs, samples in ((QWEN, 6, 10), (DEEPSEEK, 10, 16), (MINICPM, 5, 5)):
+        dpo, oreo = config_of("dpo", scale), config_of("oreo", scale)
+        assert (dpo.beta, dpo.pairs_per_task) == (0.1, pairs)
+        collect, search = config_of("collect", scale), config_of("search", scale)
+        assert (collect.samples, collect.temperature) == (samples, 1.0)
+        assert collect.eval.max_tokens == search.eval.max_tokens == 2048
+        assert (search.beams, search.rounds) == ((3, 5, 7), 20)
+        assert (oreo.beta, oreo.kl_weight, oreo.level) == (0.03, 0.01, "token")
+        critic = oreo.critic
+        adapter = scale == DEEPSEEK
+        assert oreo.value == ("adapter" if adapter else "own_trunk")
+        assert critic.learning_rate == (1e-4 if adapter else 5e-6)
+        assert (critic.lora_rank, critic.lora_alpha) == (64, 64)
+
+
+@pytest.mark.parametrize("method, scale", [("sft", DEEPSEEK), ("kto", MINICPM)])
+def test_what_the_paper_has_not_is_refused(method, scale):
+    with pytest.raises(ValueError, match=f"scale is one of smoke, .*got '{scale}'"):
+        config_of(method, scale)
