@@ -27,6 +27,10 @@ def main(config: Any, workdir: str) -> None:
     ) -> list[Episode]:
         if config.data.path:
             return offline.read_log(config, start, folder)
+        border.require(
+            not config.data.flip, "data.flip", config.data.flip,
+            "0 without data.path: written solutions have no reward",
+        )  # fmt: skip
         return solutions(start, task)
 
     offline.train(config, workdir, method_of(config), log_of)

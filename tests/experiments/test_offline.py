@@ -94,6 +94,7 @@ def test_what_cannot_be_is_refused_in_words(begun, tmp_path):
     refused("oreo", "a row holds 16", *on(begun), "--config.data.row_tokens=16")
     refused("sft", "config.task: largest must be at least 1", "--config.task.largest=0")
     refused("sft", "a multiple of twice", "--config.model.width=34")
+    refused("sft", "config.data.flip is 0.1: it must be 0", "--config.data.flip=0.1")
     refused("kto", "a batch of one answer", *on(begun), "--config.data.batch_size=71")
 
 
