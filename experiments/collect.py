@@ -20,7 +20,12 @@ from rljax.data import episodes, logs
 from rljax.data.record import Record
 from rljax.training import files
 
-LIMITS = {"samples": AT_LEAST_ONE, "temperature": Limit(0), "chunk": AT_LEAST_ONE}
+LIMITS = {
+    "problems": Limit(0),
+    "samples": AT_LEAST_ONE,
+    "temperature": Limit(0),
+    "chunk": AT_LEAST_ONE,
+}
 
 
 def main(config: Any, workdir: str) -> None:
@@ -30,8 +35,7 @@ def main(config: Any, workdir: str) -> None:
         bool(config.model.path), "model.path", config.model.path, "a model that answers"
     )
     task, start = reasoning.make_task(config), starts.choose_start(config)
-    asked = border.pick(task._asdict(), config.split, "split")
-    asked = asked[: config.problems or None]
+    asked = reasoning.part(task, config.split, "split", config.problems)
     answerer = reasoning.make_answerer(
         start.config, start.tokenizer, task.verify, config.eval, start.eos_ids
     )

@@ -158,6 +158,7 @@ def train(
         kept = rejects.read_bytes() if rejects.exists() else None
     plan = _plan(config, method, log, parallel.num_devices)
     agent = method.agent(start, plan.updates, parallel.axis_name)
+    evaluate = _evaluate(config, task, start, agent, log)
     weights = [start.weights()]  # taken out of the list: the state alone holds them
     record = config.to_dict()
     record |= {"frozen": checkpoint.digest(weights[0]), "log_digest": _digest(log)}
@@ -195,7 +196,7 @@ def train(
     program = loop.Program(
         init=init,
         iterate=_iterate(parallel, agent, plan),
-        evaluate=_evaluate(config, task, start, agent, log),
+        evaluate=evaluate,
         evaluate_random=lambda state, pause: {},
         restore=restore,
         kept=lambda state: (dataclasses.replace(state[0], frozen=None), state[1]),
@@ -246,8 +247,7 @@ def _evaluate(config, task, start, agent, log) -> Callable[..., dict]:
     answerer = reasoning.make_answerer(
         start.config, start.tokenizer, task.verify, config.eval, start.eos_ids
     )
-    asked = border.pick(task._asdict(), config.eval.split, "eval.split")
-    asked = asked[: config.eval.problems or None]
+    asked = reasoning.part(task, config.eval.split, "eval.split", config.eval.problems)
     look = drift.make(config, start.texts, agent, log, start.config.vocab_size)
 
     def evaluate(state: PyTree, final: bool, pause: loop.Pause) -> dict:

@@ -62,6 +62,24 @@ def make_task(config: Any) -> Task:
     return pick(TASKS, config.task.name, "task.name")(config.task)
 
 
+def part(task: Task, name: str, key: str, most: int = 0) -> list[Problem]:
+    """Problems of one part of a task.
+
+    Args:
+      task: all of them.
+      name: of the part.
+      key: the setting that names it.
+      most: the first so many; 0: all.
+
+    Raises:
+      ConfigError: if there is no such part, or nothing in it.
+    """
+    parts = {"solved": task.solved, "train": task.train}
+    found = pick(parts | {"dev": task.dev, "test": task.test}, name, key)
+    require(bool(found), key, name, "a part with problems")
+    return found[: most or None]
+
+
 def _arithmetic(task: Any) -> Task:
     sizes = {
         "test": task.test_size,

@@ -105,9 +105,7 @@ def _setting(config: Any) -> Setting:
     )  # fmt: skip
     reading = border.pick(READINGS, config.reading, "reading")
     task, start = reasoning.make_task(config), starts.choose_start(config)
-    asked = border.pick(task._asdict(), config.eval.split, "eval.split")
-    asked = asked[: config.eval.problems or None]
-    border.require(bool(asked), "eval.split", config.eval.split, "a part with problems")
+    asked = reasoning.part(task, config.eval.split, "eval.split", config.eval.problems)
     judge, params = critic.load(config.model.path, start.config), start.weights()
     trunk = params if judge.params is None else judge.params
     judge = judge._replace(params=trunk)

@@ -94,6 +94,15 @@ def test_what_cannot_be_is_refused_in_words(begun, tmp_path):
     refused("oreo", "a row holds 16", *on(begun), "--config.data.row_tokens=16")
     refused("sft", "config.task: largest must be at least 1", "--config.task.largest=0")
     refused("sft", "a multiple of twice", "--config.model.width=34")
+    empty = "config.eval.split is 'dev': it must be a part with problems"
+    refused("oreo", empty, *on(begun), "--config.task.dev_size=0")
+    refused("oreo", "eval.split is 'verify'", *on(begun), "--config.eval.split=verify")
+    model = on(begun)[0]
+    refused("collect", "config.split is 'verify'", model, "--config.split=verify")
+    empty = "config.split is 'train': it must be a part with problems"
+    refused("collect", empty, model, "--config.task.train_size=0")
+    refused("collect", "config.problems is -1", model, "--config.problems=-1")
+    assert not (tmp_path / "x").exists()
     refused("sft", "config.data.flip is 0.1: it must be 0", "--config.data.flip=0.1")
     refused("kto", "a batch of one answer", *on(begun), "--config.data.batch_size=71")
 
