@@ -57,7 +57,7 @@ def runs_of(
             raise RunError(f"--seeds={seed}: {study} has {every}")
     return [
         Run(study, name, cell.method, seed, cell.overrides)
-        for seed in (seeds or every)
+        for seed in dict.fromkeys(seeds or every)  # a workdir is one process's
         for name, cell in cells.items()
         if name in (only or cells) and seed in cell.seeds
     ]

@@ -32,7 +32,7 @@ def studied(monkeypatch):
 def test_runs_go_seed_by_seed():
     found = [(run.cell, run.seed) for run in offline_evidence.runs_of("tiny")]
     assert found == [("oreo", 1), ("oreo", 2), ("sft", 2), ("sft", 3)]
-    some = offline_evidence.runs_of("tiny", only=["sft"], seeds=[3])
+    some = offline_evidence.runs_of("tiny", only=["sft"], seeds=[3, 3])
     assert [(run.cell, run.seed) for run in some] == [("sft", 3)]
 
 
