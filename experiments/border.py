@@ -82,6 +82,8 @@ def limits(config: Any, allowed: Mapping[str, Limit]) -> None:
     for key, limit in allowed.items():
         value = config
         for name in key.split("."):
+            if name not in value:  # as in a workdir of an earlier version
+                raise ConfigError(f"config.{key} is missing")
             value = value[name]
         require(value is not None and limit.holds(value), key, value, str(limit))
 

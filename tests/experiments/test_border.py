@@ -120,6 +120,16 @@ def test_names_a_missing_key():
         border.typed({}, Settings)
 
 
+def test_numbers_of_a_config_are_held_to_their_limits():
+    config = config_dict.ConfigDict({"data": {"epochs": 1}})
+    border.limits(config, {"data.epochs": border.AT_LEAST_ONE})
+    with pytest.raises(ConfigError, match="config.data.epochs is 1: it must be at l"):
+        border.limits(config, {"data.epochs": Limit(2)})
+    for key in ("data.flip", "eval.batch"):
+        with pytest.raises(ConfigError, match=f"^config.{key} is missing"):
+            border.limits(config, {key: border.SHARE})
+
+
 def test_values_allowed_by_name():
     with pytest.raises(
         ConfigError, match=r"clip is 3.0: it must be one of \[1.0, 2.0\]"
