@@ -98,14 +98,18 @@ def own(
       The folder, in which `config.json` is all that was written.
 
     Raises:
-      RunError: if the folder is foreign, or holds another config.
+      RunError: if the folder is foreign, holds another config, or cannot be written.
     """
     path = pathlib.Path(path)
     config = json.loads(json.dumps(config))
     held = _held_record(path)
     if held is not None:
         _require_same_config(path, held["config"], config, may_differ)
-    write_json(path / "config.json", _record(config))
+    record = _record(config)
+    try:
+        write_json(path / "config.json", record)
+    except OSError as error:
+        raise RunError(f"workdir {path} cannot be written: {error}") from error
     return path
 
 

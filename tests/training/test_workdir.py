@@ -125,13 +125,14 @@ def test_an_unwritable_folder_is_known_before_training(tmp_path):
         open_workdir(tmp_path / "file", CONFIG)
 
 
-def test_a_failing_write_is_an_error(tmp_path, monkeypatch):
+@pytest.mark.parametrize("opened", [open_workdir, own])
+def test_a_failing_write_is_an_error(opened, tmp_path, monkeypatch):
     def fail(*_):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("rljax.training.workdir.write_json", fail)
     with pytest.raises(RunError, match="cannot be written: .*Permission denied"):
-        open_workdir(tmp_path, CONFIG)
+        opened(tmp_path, CONFIG)
 
 
 def test_a_folder_of_several_runs_is_one_configs(tmp_path):
