@@ -91,9 +91,18 @@ class Settings:
         return (self.slots, self.slots // 4) if self.slots >= 8 else (self.slots,)
 
     @property
+    def decoded(self) -> "Settings":
+        """The same where an encoder reads prompts: the cache holds what is decoded.
+
+        That is a prompt of one token, the start, as it were.
+        """
+        return dataclasses.replace(self, prompts=(1,))
+
+    @property
     def most_programs(self) -> int:
         """How many programs are compiled at most, for a desk of these sizes."""
-        c, p, b = len(self.columns), len(self.prompts), len(self.batches)
+        c = max(len(self.columns), len(self.decoded.columns))
+        p, b = len(self.prompts), len(self.batches)
         moves = c * c * (b * (b + 1) // 2)
         return 1 + p + c + p * c + b * c + moves
 
@@ -209,13 +218,9 @@ class _Desk:
         self.next_job = 0
         self.done: dict[int, Row] = {}
         self.store: dict[int, Any] = {}  # prompts prefilled last, by group
-        # Where an encoder reads them, the cache holds what is decoded alone: prompts
-        # of one token, the start, as it were.
-        decoded = settings
-        if work.start_id is not None:
-            decoded = dataclasses.replace(settings, prompts=(1,))
-        self.sizes = decoded.columns
-        self.columns = self._size_for(decoded.prompts[0])
+        held = settings if work.start_id is None else settings.decoded
+        self.sizes = held.columns
+        self.columns = self._size_for(held.prompts[0])
         self.slots: Slots = programs.start(self.columns)
 
     def working(self) -> list[int]:

@@ -148,3 +148,12 @@ def test_sizes_of_the_cache():
     assert Settings(prompts=(64,), longest=64).columns == (128,)
     assert Settings(prompts=(1,), longest=1).columns == (16,)
     assert Settings(prompts=(1,), longest=1, slots=8).batches == (8, 2)
+
+
+def test_programs_where_an_encoder_reads_long_prompts():
+    sizes = Settings(prompts=(256, 512), longest=2048, slots=4)
+    assert sizes.columns == (320, 640, 1280, 2560)
+    assert sizes.decoded.columns == (64, 128, 256, 512, 1024, 2048)
+    # Weights, prompts of 2 lengths, the first cache; prompts placed in 6 sizes of the
+    # cache; 6 loops; moves between each two sizes.
+    assert sizes.most_programs >= 1 + 2 + 1 + 2 * 6 + 6 + 6 * 5
