@@ -164,6 +164,31 @@ def record(out: pathlib.Path, run: Run) -> None:
     )
 
 
+def check_same(job: driver.Job) -> None:
+    """Refuses a base or a log that was made with other settings.
+
+    Raises:
+      RunError: naming the first of them.
+    """
+    path = job.folder / "config.json"
+    if not path.exists():
+        return
+    made = read_json(path)["config"]
+    for word in job.command:
+        if not word.startswith("--config."):
+            continue
+        key, asked = word.removeprefix("--config.").split("=", 1)
+        found = made
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        found = tuple(found) if isinstance(found, list) else found
+        if str(found) != asked:
+            raise RunError(
+                f"{job.folder} was made with {key}={found}, asked is {asked}: take "
+                "another --out, or remove the folder and all that came of it"
+            )
+
+
 def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",") if part]
 
@@ -187,14 +212,16 @@ def main() -> int:
         only = [name for name in given.only.split(",") if name]
         runs = runs_of(given.study, only, given.seeds)
         missing = [run for run in runs if not is_done(given.out, run)]
+        logs = [log_job(given.out, seed) for seed in sorted({r.seed for r in missing})]
+        first = [base_job(given.out)] if missing else []
+        for job in (*first, *logs):
+            check_same(job)
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{given.study}: {len(runs)} runs, {len(missing)} of them to do", flush=True)
     driving = driver.Driver(given.jobs)
     driving.listen()
-    logs = [log_job(given.out, seed) for seed in sorted({run.seed for run in missing})]
-    first = [base_job(given.out)] if missing else []
     last = [run_job(given.out, run, given.keep_checkpoints) for run in missing]
     for stage in (first, logs, last):
         due = [job for job in stage if stage is last or not job.is_done()]

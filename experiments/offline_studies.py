@@ -41,8 +41,8 @@ LOG = {"samples": 4}
 
 # What all runs have in common.
 COMMON = {
-    "data.tokens": 200_000,
-    "data.batch_size": 32,
+    "data.tokens": 150_000,
+    "data.batch_size": 16,
     "optimizer.warmup": 0.1,
     "eval.before": False,
     "eval.samples": 4,
@@ -54,9 +54,7 @@ METHODS = {
     "rejection_sampling": Tuned("rejection_sampling", (3e-5, 1e-4, 3e-4, 1e-3)),
     "dpo": Tuned("dpo", (3e-5, 1e-4), "beta", (0.1, 0.3)),
     "kto": Tuned("kto", (3e-5, 1e-4), "beta", (0.1, 0.3)),
-    "oreo_token": Tuned(
-        "oreo", (3e-5, 1e-4, 3e-4), "kl_weight", (0.01, 0.03, 0.1), _CRITIC
-    ),
+    "oreo_token": Tuned("oreo", (1e-4, 3e-4), "kl_weight", (0.01, 0.03), _CRITIC),
     "oreo_step": Tuned(
         "oreo", (1e-4, 3e-4), "kl_weight", (0.01, 0.03), _CRITIC | {"level": "step"}
     ),
@@ -76,7 +74,7 @@ METHODS = {
 def _cell(
     tuned: Tuned, rate: float, value: float | None, split: str, seeds: Sequence[int]
 ) -> Cell:
-    settings = COMMON | tuned.fixed
+    settings = {**COMMON, **tuned.fixed}
     settings |= {"optimizer.learning_rate": rate, "eval.split": split}
     if value is not None:
         settings[tuned.coefficient] = value

@@ -115,6 +115,27 @@ def test_base_then_logs_then_runs(tmp_path, monkeypatch, capsys):
     assert "2 runs, 0 of them to do" in capsys.readouterr().out
 
 
+def test_a_base_of_other_settings_is_refused(tmp_path, monkeypatch):
+    settings = {"task.operations": (2, 3), "data.epochs": 6}
+    monkeypatch.setattr(offline_studies, "TASK", settings)
+    monkeypatch.setattr(offline_studies, "BASE", {})
+    job = offline_evidence.base_job(tmp_path)
+    offline_evidence.check_same(job)  # there is none yet
+    made = {"task": {"operations": [2, 3]}, "data": {"epochs": 6}}
+    job.folder.mkdir()
+    path = job.folder / "config.json"
+    path.write_text(json.dumps({"config": made}))
+    offline_evidence.check_same(job)
+    for group, key, value in (("task", "operations", [2, 4]), ("data", "epochs", 5)):
+        other = made | {group: {key: value}}
+        path.write_text(json.dumps({"config": other}))
+        with pytest.raises(RunError, match=f"made with {group}.{key}="):
+            offline_evidence.check_same(job)
+    path.write_text(json.dumps({"config": {"task": made["task"]}}))
+    with pytest.raises(RunError, match="data.epochs=None, asked is 6"):
+        offline_evidence.check_same(job)
+
+
 def test_the_interval_of_three_seeds_by_hand():
     # Mean 2, variance (1 + 0 + 1) / 2 = 1, t of two degrees 4.303.
     found = offline_tables.estimate([1.0, 2.0, 3.0])
