@@ -5,8 +5,9 @@ Carta et al., 2023 (arXiv:2302.02662), whose whole loss is
 
     policy - 0.01 entropy + 0.5 value
 
-with the three terms below. Shape letters: B batch, A commands. In padding (mask False)
-all other arrays may hold anything.
+with the three terms below. The policy's loss of tokens is in `surrogate.py`. Shape
+letters: B batch, T tokens, A commands. In padding (mask False) all other arrays may
+hold anything.
 """
 
 from typing import NamedTuple
@@ -25,6 +26,28 @@ class PPOLoss(NamedTuple):
 
     loss: jax.Array  # []
     metrics: Metrics
+
+
+def clipped_gain(
+    log_ratio: jax.Array, advantage: jax.Array, low: float, high: float
+) -> jax.Array:
+    """What PPO maximises of each action: no gain from moving w past the clip.
+
+        min( w A, clip(w, 1 - low, 1 + high) A ),    w = p(a) / p_old(a)
+
+    Args:
+      log_ratio: log w, float, any shape.
+      advantage: A, float, the same shape.
+      low: how far below 1 a ratio may still earn.
+      high: how far above 1; more than `low` is the clip-higher of DAPO
+        (arXiv:2503.14476), which lets unlikely actions grow.
+
+    Returns:
+      Float, the same shape.
+    """
+    ratio = jnp.exp(log_ratio)
+    clipped = jnp.clip(ratio, 1.0 - low, 1.0 + high)
+    return jnp.minimum(ratio * advantage, clipped * advantage)
 
 
 def ppo_policy_loss(
@@ -69,8 +92,7 @@ def ppo_policy_loss(
     advantage = jnp.where(mask, widen(advantage), 0.0)
     if whiten_advantage:
         advantage = whiten(advantage, mask, axis_name)
-    clipped = jnp.clip(ratio, 1.0 - clip, 1.0 + clip)
-    gain = jnp.minimum(ratio * advantage, clipped * advantage)
+    gain = clipped_gain(log_ratio, advantage, clip, clip)
     loss = -masked_mean(gain, mask, axis_name)
     kl = jax.lax.stop_gradient(jnp.expm1(log_ratio) - log_ratio)
     metrics = {
@@ -99,10 +121,10 @@ def ppo_value_loss(
     has moved further than `clip` towards its return earns no more.
 
     Args:
-      v: values, float [B].
-      v_old: values when the data were collected, a constant, float [B].
-      returns: targets, a constant, float [B].
-      mask: whether the step is real, bool [B].
+      v: values, float [B], or [B, T] of tokens.
+      v_old: values when the data were collected, a constant, float, the same shape.
+      returns: targets, a constant, float, the same shape.
+      mask: whether the step, or token, is real, bool, the same shape.
       clip: how far a value may move, in units of the return; None for no limit.
       axis_name: see `masked_mean`.
 
@@ -112,7 +134,7 @@ def ppo_value_loss(
     Raises:
       AssertionError: on any other rank, shape or dtype.
     """
-    chex.assert_rank(v, 1)
+    chex.assert_rank(v, {1, 2})
     chex.assert_equal_shape([v, v_old, returns, mask])
     chex.assert_type([v, v_old, returns, mask], [float, float, float, bool])
     v_old, returns = jax.lax.stop_gradient((v_old, returns))
