@@ -111,7 +111,9 @@ def add(
     _check(archive, proposals)
     draft = cells.on_host(archive)
     became = dict.fromkeys(Added._fields, 0)
-    for problem, tokens, length, score in zip(*proposals, strict=True):
+    # Compared as they are stored: 0.7 is no higher than 0.7.
+    given = proposals._replace(score=np.asarray(proposals.score, np.float32))
+    for problem, tokens, length, score in zip(*given, strict=True):
         what, cell = "nothing", None
         state = np.asarray(tokens[:length], np.int32)
         if length and score > -np.inf:
@@ -137,7 +139,7 @@ def _offer(draft, problem, state, score, end_ids, worth) -> tuple[str, int | Non
             return "known", None
         draft.score[problem, cell] = score
         return "raised", None
-    level = draft.score[problem] == np.float32(score)
+    level = draft.score[problem] == score
     if np.any(kin.shorter & level):
         return "redundant", None
     cells.free(draft, problem, kin.longer & level & (mark == NONE))
@@ -148,7 +150,7 @@ def _offer(draft, problem, state, score, end_ids, worth) -> tuple[str, int | Non
         return "full", None
     nothing = np.zeros((), np.int32)
     least_worth = worth(*(x[problem, cell] for x in _judged(draft)))
-    if worth(np.float32(score), nothing, nothing) > least_worth:
+    if worth(score, nothing, nothing) > least_worth:
         return "replaced", cell
     return "below", None
 

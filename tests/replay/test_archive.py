@@ -76,6 +76,15 @@ def test_a_known_state_keeps_its_visits():
     assert archive.used.sum() == 1 and archive.added[0, 0] == 0
 
 
+def test_scores_are_compared_as_they_are_stored():
+    """0.7 in float64 is a little more than in float32."""
+    archive = filled((0, (1, 2), 0.7), (1, (1,), 0.7), (1, (2,), 0.7), (1, (3,), 0.7))
+    rows = [(0, (1, 2), 0.7), (0, (1, 2, 3), 0.7), (1, (4,), 0.7)]
+    given = proposals(*rows)._replace(score=np.full(3, 0.7))
+    _, added = lib.add(archive, given, 1, end_ids=[END])
+    assert became(added) == {"known": 1, "redundant": 1, "below": 1}
+
+
 def test_too_long_is_refused_and_never_cut():
     archive = cells.empty(np.array([2, 4]), 3, 8)
     rows = [(0, (1, 2, 3), 1.0), (1, (1, 2, 3), 1.0), (1, (1, 2, 3, 4, 5), 1.0)]
