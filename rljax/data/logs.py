@@ -166,17 +166,36 @@ def write(path: str | pathlib.Path, records: Iterable[Record]) -> int:
     Raises:
       ValueError: if a record would not be read again, with its place.
     """
+
+    def checked() -> Iterator[dict[str, Any]]:
+        for number, record in enumerate(records, 1):
+            values = record_lib.to_json(record)
+            try:
+                record_lib.from_json(values, number)
+            except ValueError as error:
+                raise ValueError(f"record {number} of {path}: {error}") from error
+            yield values
+
+    return write_objects(path, checked())
+
+
+def write_objects(path: str | pathlib.Path, objects: Iterable[dict[str, Any]]) -> int:
+    """Writes objects as JSON lines, the file whole or not at all.
+
+    Args:
+      path: compressed where it ends with .gz or .xz.
+      objects: what to write, in order; may be a generator.
+
+    Returns:
+      How many there were.
+    """
     path, count = pathlib.Path(path), 0
     part = path.with_name(path.name + ".tmp")
     try:
         with part.open("wb") as raw, _compressing(path, raw) as file:
-            for count, record in enumerate(records, 1):
-                values = record_lib.to_json(record)
-                try:
-                    record_lib.from_json(values, count)
-                except ValueError as error:
-                    raise ValueError(f"record {count} of {path}: {error}") from error
+            for values in objects:
                 file.write(dumps(values).encode() + b"\n")
+                count += 1
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

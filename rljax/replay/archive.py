@@ -226,7 +226,7 @@ def _drawn(there: View, draw: float, weigh: Weigh) -> int | None:
         return None
     ends = np.cumsum(weight[some])
     place = np.searchsorted(ends, draw * ends[-1], side="right")
-    return int(some[min(place, len(some) - 1)])  # a sum is rounded
+    return int(some[min(place, len(some) - 1)])  # rounded, of weights near 0
 
 
 def bare(problems: np.ndarray, longest: int) -> States:

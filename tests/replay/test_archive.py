@@ -178,6 +178,13 @@ def test_forbidden_and_weightless_are_never_chosen():
     assert not choose(archive, [0], [0.5], weigh=weigh)[1].replayed.any()
 
 
+def test_weights_may_be_as_small_as_numbers_are():
+    """0.9 of the least number above 0 is rounded to all of it."""
+    archive = filled((0, (1,), 0.1))
+    _, starts = choose(archive, [0], [0.9], weigh=lambda there: np.full(3, 5e-324))
+    assert starts.serial.tolist() == [0]
+
+
 def test_visits_level_out():
     archive = filled((0, (1,), 0.1), (0, (2,), 0.2), (0, (3,), 0.3))
     archive.visits[0] = [8, 0, 0]
