@@ -8,18 +8,24 @@ the weights (`token_mean`, `sequence_mean`, `fixed_length`), the clip and the ad
 sampled in this rollout: a prompt and a replayed prefix are no part of it, and what
 stands there moves neither loss nor gradient.
 
+`surrogate_loss` takes log-probabilities; `per_token` is the same loss for
+`token_logprob.chunked_loss`, which makes each logit once.
+
 Source: Schulman et al., 2017 (arXiv:1707.06347), equation 7. Shape letters: B answers,
 T tokens. Padding (mask False) may hold anything.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from rljax.losses.masked import masked_count, masked_mean, widen
+from rljax.losses.masked import masked_count, widen
 from rljax.losses.policy_gradient import PPOLoss, clipped_gain
+from rljax.losses.token_logprob import PerToken, Scores
+from rljax.types import Metrics
 
 # (log_p, log_p_old, mask [B, T]) -> log w of each token [B, T], 0 where masked.
 Ratio = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -133,25 +139,124 @@ def surrogate_loss(
     Raises:
       AssertionError: on any other rank, shape or dtype.
     """
-    _check(log_p, log_p_old, mask)
+    known = constants(log_p_old, advantage, mask, weights, axis_name)
+    chex.assert_equal_shape([log_p, mask])
+    log_ratio = ratio(log_p, known.log_p_old, mask)
+    chex.assert_equal_shape([log_ratio, mask])
+    each, metrics = _each(log_ratio, known, low, high)
+    loss = jnp.sum(each)
+    totals = {name: jnp.sum(x) for name, x in metrics.items()}
+    return PPOLoss(loss, {"train/policy_loss": loss} | totals)
+
+
+class Constants(NamedTuple):
+    """What is known of tokens before their log-probabilities are; [B, T] each."""
+
+    log_p_old: jax.Array  # float
+    advantage: jax.Array  # float
+    weight: jax.Array  # float32, in the loss; 0 where masked
+    share: jax.Array  # float32, in means over tokens; 0 where masked
+
+
+def constants(
+    log_p_old: jax.Array,
+    advantage: jax.Array,
+    mask: jax.Array,
+    weights: Weights = token_mean,
+    axis_name: str | None = None,
+) -> Constants:
+    """What `per_token` reads beside the scores, without gradients.
+
+    Args:
+      log_p_old: as of `surrogate_loss`.
+      advantage: as of `surrogate_loss`.
+      mask: as of `surrogate_loss`.
+      weights: as of `surrogate_loss`.
+      axis_name: see `masked_mean`.
+
+    Raises:
+      AssertionError: on any other rank, shape or dtype.
+    """
+    _check(log_p_old, log_p_old, mask)
     chex.assert_shape(advantage, (len(mask), {1, mask.shape[1]}))
     chex.assert_type(advantage, float)
-    log_p_old, advantage = jax.lax.stop_gradient((log_p_old, advantage))
-    log_ratio = ratio(log_p, log_p_old, mask)
-    chex.assert_equal_shape([log_ratio, mask])
-    gain = clipped_gain(log_ratio, widen(advantage), low, high)
-    loss = -_weighed(gain, weights, mask, axis_name)
+    weight = weights(mask, axis_name)
+    chex.assert_equal_shape([weight, mask])
+    spread = jnp.where(mask, widen(advantage), 0.0)
+    found = Constants(log_p_old, spread, weight, token_mean(mask, axis_name))
+    return jax.lax.stop_gradient(found)
+
+
+def per_token(
+    low: float = 0.2,
+    high: float = 0.2,
+    kl_weight: float = 0.0,
+    entropy_weight: float = 0.0,
+) -> PerToken:
+    """The loss of each token by itself, for `token_logprob.chunked_loss`.
+
+        weight_t ( - min( w A, clip(w) A ) + kl_weight KL_t - entropy_weight H_t )
+
+    KL is that of the whole vocabulary from the reference that `chunked_loss` is given,
+    `aux` there are `constants`, and its sums are the metrics of `surrogate_loss`. The
+    ratio is the token's; for GSPO give `gspo_log_p_old` in place of `log_p_old`.
+
+    Args:
+      low: of the clip.
+      high: of the clip.
+      kl_weight: of the divergence from the reference.
+      entropy_weight: of the entropy.
+    """
+
+    def loss(scores: Scores, known: Constants) -> tuple[jax.Array, Metrics]:
+        real = known.share > 0
+        log_ratio = token_ratio(scores.log_prob, known.log_p_old, real)
+        each, metrics = _each(log_ratio, known, low, high)
+        if kl_weight:
+            each += kl_weight * known.weight * scores.kl
+        if entropy_weight:
+            each -= entropy_weight * known.weight * scores.entropy
+        return each, metrics
+
+    return loss
+
+
+def gspo_log_p_old(
+    log_p: jax.Array, log_p_old: jax.Array, mask: jax.Array
+) -> jax.Array:
+    """What makes a token's ratio that of its answer, with the same gradient.
+
+        log p_old' = sg[log p] - log w,    w = (p(y) / p_old(y))^(1/|y|)
+
+    With one advantage and one weight for the tokens of an answer, the loss of tokens
+    with p_old' is that with `sequence_ratio`: arXiv:2507.18071, section 4.3.
+
+    Args:
+      log_p: of the tokens under the present parameters, float [B, T].
+      log_p_old: under the policy that sampled, float [B, T].
+      mask: bool [B, T].
+
+    Returns:
+      float32 [B, T], a constant.
+    """
+    log_ratio = sequence_ratio(log_p, log_p_old, mask)
+    return jax.lax.stop_gradient(jnp.where(mask, widen(log_p) - log_ratio, 0.0))
+
+
+def _each(
+    log_ratio: jax.Array, known: Constants, low: float, high: float
+) -> tuple[jax.Array, Metrics]:
+    """Each token's part of the loss and of the metrics."""
+    each = -known.weight * clipped_gain(log_ratio, known.advantage, low, high)
     moved = jax.lax.stop_gradient(log_ratio)
     change = jnp.expm1(moved)
+    outside = (change > high) | (change < -low)
     metrics = {
-        "train/policy_loss": loss,
-        "train/approx_kl": masked_mean(change - moved, mask, axis_name),
-        "train/clip_fraction": masked_mean(
-            (change > high) | (change < -low), mask, axis_name
-        ),
-        "train/log_ratio": masked_mean(jnp.abs(moved), mask, axis_name),
+        "train/approx_kl": known.share * (change - moved),
+        "train/clip_fraction": known.share * outside,
+        "train/log_ratio": known.share * jnp.abs(moved),
     }
-    return PPOLoss(loss, metrics)
+    return each, metrics
 
 
 def reference_kl(
@@ -183,19 +288,13 @@ def reference_kl(
     """
     _check(log_p, log_p_ref, mask)
     change = token_ratio(jax.lax.stop_gradient(log_p_ref), log_p, mask)
-    return _weighed(jnp.expm1(change) - change, weights, mask, axis_name)
+    return jnp.sum(weights(mask, axis_name) * (jnp.expm1(change) - change))
 
 
 def _check(log_p, other, mask) -> None:
     chex.assert_rank(log_p, 2)
     chex.assert_equal_shape([log_p, other, mask])
     chex.assert_type([log_p, other, mask], [float, float, bool])
-
-
-def _weighed(x, weights: Weights, mask, axis_name) -> jax.Array:
-    each = weights(mask, axis_name)
-    chex.assert_equal_shape([each, mask])
-    return jnp.sum(each * x, where=mask)
 
 
 def _lengths(mask: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax.losses import surrogate
+from rljax.losses import surrogate, token_logprob
 from rljax.losses.policy_gradient import ppo_policy_loss, ppo_value_loss
 from rljax.losses.surrogate import surrogate_loss
 from rljax.losses.token_returns import suffix_mask
@@ -195,6 +195,93 @@ def test_value_loss_takes_tokens():
         ppo_value_loss(*flat, clip=0.2).loss,
         rtol=1e-6,
     )
+
+
+def fused(hidden, matrix, ids, known, **how):
+    """The loss in chunks, its gradient in both, and the metrics."""
+
+    def loss(hidden, matrix):
+        return token_logprob.chunked_loss(
+            hidden, matrix, ids, surrogate.per_token(LOW, HIGH, **how), known, chunk=16
+        )
+
+    (value, metrics), grads = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
+        hidden, matrix
+    )
+    return value, grads, metrics
+
+
+def states_of(seed):
+    rng = np.random.default_rng(seed)
+    hidden = rng.normal(size=(B, T, 3)).astype(np.float32)
+    matrix = rng.normal(size=(3, 6)).astype(np.float32)
+    return hidden, matrix, jnp.asarray(rng.integers(0, 6, (B, T)))
+
+
+def log_probs(hidden, matrix, ids):
+    log_pi = jax.nn.log_softmax(hidden @ matrix)
+    return log_pi, jnp.take_along_axis(log_pi, ids[..., None], -1)[..., 0]
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_in_chunks_it_is_the_same_loss(ratio):
+    _, _, advantage, mask = batch(7)
+    hidden, matrix, ids = states_of(0)
+    now = log_probs(hidden, matrix, ids)[1]
+    log_p_old = np.asarray(now) + 0.3 * advantage
+    weights = surrogate.sequence_mean
+    by_answer = advantage[:, :1]
+
+    def plain(hidden, matrix):
+        out = surrogate_loss(
+            log_probs(hidden, matrix, ids)[1], log_p_old, by_answer, mask,
+            low=LOW, high=HIGH, ratio=RATIOS[ratio], weights=weights,
+        )  # fmt: skip
+        return out.loss, out.metrics
+
+    (value, metrics), grads = jax.value_and_grad(plain, argnums=(0, 1), has_aux=True)(
+        hidden, matrix
+    )
+    old = np.where(mask, log_p_old, np.nan)
+    if ratio == "sequence":
+        old = surrogate.gspo_log_p_old(now, log_p_old, jnp.asarray(mask))
+    known = surrogate.constants(jnp.asarray(old), by_answer, mask, weights)
+    found = fused(hidden, matrix, ids, known)
+    np.testing.assert_allclose(found[0], value, rtol=1e-4)
+    for ours, theirs in zip(found[1], grads, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
+    assert found[2].keys() | {"train/policy_loss"} == metrics.keys()
+    for name, total in found[2].items():
+        np.testing.assert_allclose(total, metrics[name], rtol=1e-4, atol=1e-6)
+
+
+def test_entropy_and_divergence_in_chunks():
+    _, log_p_old, advantage, mask = batch(8)
+    hidden, matrix, ids = states_of(1)
+    other = states_of(2)[:2]
+    known = surrogate.constants(log_p_old, advantage, mask)
+
+    def plain(hidden, matrix):
+        log_pi, log_p = log_probs(hidden, matrix, ids)
+        log_ref = log_probs(*other, ids)[0]
+        p = jnp.exp(log_pi)
+        kl = jnp.sum(p * (log_pi - log_ref), axis=-1, where=mask[..., None])
+        entropy = -jnp.sum(p * log_pi, axis=-1, where=mask[..., None])
+        loss = surrogate_loss(log_p, log_p_old, advantage, mask, low=LOW, high=HIGH)
+        return loss.loss + jnp.sum(0.5 * kl - 0.25 * entropy) / mask.sum()
+
+    value, grads = jax.value_and_grad(plain, argnums=(0, 1))(hidden, matrix)
+
+    def loss(hidden, matrix):
+        return token_logprob.chunked_loss(
+            hidden, matrix, ids, surrogate.per_token(LOW, HIGH, 0.5, 0.25), known,
+            reference=token_logprob.Source(*map(jnp.asarray, other)), chunk=16,
+        )[0]  # fmt: skip
+
+    found = jax.value_and_grad(loss, argnums=(0, 1))(hidden, matrix)
+    np.testing.assert_allclose(found[0], value, rtol=1e-4)
+    for ours, theirs in zip(found[1], grads, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
 
 
 CASES = {

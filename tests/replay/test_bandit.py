@@ -44,6 +44,16 @@ def test_is_the_loop_over_tries():
     np.testing.assert_allclose(known.slow[1, 0], slow, rtol=1e-5)
 
 
+def test_forgetting_is_as_good_as_learning():
+    archive = filled(*ROWS)
+    known = bandit.init(archive)
+    for right in (8, 8, 8, 0):
+        known = learn(known, archive, (1, 2, 8, right), fast=0.5, slow=0.1)
+    assert known.fast[1, 0] < known.slow[1, 0]
+    found = bandit.progress(known, archive_lib.view(archive, 1))
+    np.testing.assert_allclose(found[0], known.slow[1, 0] - known.fast[1, 0])
+
+
 def test_what_is_not_known_is_explored():
     archive = filled(*ROWS)
     weigh = bandit.by_progress(bandit.init(archive))

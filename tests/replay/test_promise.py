@@ -35,6 +35,13 @@ def test_legal_cuts_by_hand():
     assert [np.flatnonzero(row).tolist() for row in none] == [[3], []]
 
 
+def test_a_tail_is_not_rounded_away():
+    """(1 - 0.9) 10 is a little less than 1 in floating point."""
+    step = np.arange(10)[None]
+    legal = promise.legal_cuts(step, np.array([10]), tail=0.9)
+    assert np.flatnonzero(legal[0]).tolist() == [1]
+
+
 @pytest.mark.parametrize("tail", [0.0, 0.1, 0.3])
 def test_legal_cuts_are_the_loop(tail):
     rng = np.random.default_rng(0)

@@ -121,6 +121,9 @@ def test_no_share_and_no_replay_before_the_first():
 def test_at_most_half_a_batch():
     starts = draw(flat(1.0, most=0.5), problems=np.array([0, 1] * 5)).starts
     assert starts.replayed.sum() == 5
+    # What cannot be replayed takes nobody's place.
+    starts = draw(flat(1.0, most=0.5), problems=np.array([0, 2] * 5)).starts
+    assert starts.replayed.tolist() == [True, False] * 5
     one = draw(flat(1.0, most=0.5), problems=np.array([0])).starts
     assert not one.replayed.any()
 
