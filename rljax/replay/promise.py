@@ -53,7 +53,8 @@ def legal_cuts(step: np.ndarray, length: np.ndarray, tail: float = 0.1) -> np.nd
 
     Args:
       step: int [M, T], number of the step of each token, as `data.steps` numbers them
-        over the whole answer, the replayed prefix included.
+        over the whole answer, the replayed prefix included; the end token belongs to
+        the last step.
       length: int [M], tokens sampled.
       tail: share at the end that is never in a state.
 

@@ -104,6 +104,30 @@ def test_clip_fraction_tells_the_sides_apart():
     assert out.metrics["train/clip_fraction"] == 0.5  # 1.3 and 0.75
 
 
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_metrics_are_means_over_tokens(weights):
+    """Whatever weighs the loss."""
+    log_p, log_p_old, advantage, mask = batch(0)
+    metrics = surrogate_loss(
+        log_p,
+        log_p_old,
+        advantage,
+        mask,
+        low=LOW,
+        high=HIGH,
+        weights=WEIGHTS[weights][0],
+    ).metrics
+    moved = (log_p - log_p_old)[mask]
+    w = np.exp(moved)
+    expected = {
+        "train/log_ratio": np.abs(moved).mean(),
+        "train/approx_kl": (w - 1 - moved).mean(),
+        "train/clip_fraction": ((w < 1 - LOW) | (w > 1 + HIGH)).mean(),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4)
+
+
 def test_with_equal_clips_it_is_ppos_loss():
     log_p, log_p_old, advantage, mask = batch(1)
     flat = [x.reshape(-1) for x in (log_p, log_p_old, advantage, mask)]
