@@ -10,6 +10,8 @@ the log of each of its seeds, OUT/STUDY/runs/CELL-seedN, and OUT/STUDY/CELL-seed
      "after", "sampled", "tokens", "updates", "items", "train_seconds", "alarms",
      "log": summary.json of the collection, "devices", "versions", "git"}
 
+and of rounds "by_round", the success after each.
+
 What is there already is left alone and what was broken off goes on, so the same command
 may be given again and again. `experiments.offline_tables` makes tables of the JSONs.
 """
@@ -125,13 +127,17 @@ def run_job(out: pathlib.Path, run: Run, keep_checkpoints: bool = False) -> driv
     folder = work_path(out, run)
     settings = {**offline_studies.TASK, **run.overrides, "seed": run.seed}
     settings["model.path"] = base_path(out) / "hf"
-    if run.method != "sft":  # that learns the written solutions once more
-        settings["data.path"] = log_path(out, run.seed) / "log.jsonl.gz"
+    log = log_path(out, run.seed) / "log.jsonl.gz"
+    if run.method == "iterate":
+        settings["first_log"] = log
+    elif run.method != "sft":  # that learns the written solutions once more
+        settings["data.path"] = log
 
     def finish() -> None:
         record(out, run)
         if not keep_checkpoints:
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            for held in folder.rglob("checkpoints"):
+                shutil.rmtree(held, ignore_errors=True)
 
     name = f"{run.study}/{run.cell} seed {run.seed}"
     return driver.Job(name, _command(run.method, folder, settings), folder, finish)
@@ -144,24 +150,47 @@ def record(out: pathlib.Path, run: Run) -> None:
         read_json(folder / name) for name in ("summary.json", "config.json")
     )
     logged = log_path(out, run.seed) / "summary.json"
-    task = made["config"]["task"]["name"]
+    found = _rounds_of if run.method == "iterate" else _end_of
     write_json(
         json_path(out, run),
         {
             **run._asdict(),
             "split": made["config"]["eval"]["split"],
             "problems": made["config"]["eval"]["problems"],
-            "before": summary["before"].get(task),
-            "after": summary["after"][task],
-            "sampled": summary["after"].get(f"{task}_sampled"),
-            **{
-                name: summary[name]
-                for name in ("tokens", "updates", "items", "train_seconds", "alarms")
-            },
+            **found(summary, made["config"]["task"]["name"]),
             "log": read_json(logged) if logged.exists() else None,
             **{name: made.get(name) for name in ("devices", "versions", "git")},
         },
     )
+
+
+SUMS = ("tokens", "updates", "items", "train_seconds")
+
+
+def _end_of(summary: dict[str, Any], task: str) -> dict[str, Any]:
+    """What a run of one method came to."""
+    return {
+        "before": summary["before"].get(task),
+        "after": summary["after"][task],
+        "sampled": summary["after"].get(f"{task}_sampled"),
+        "alarms": summary["alarms"],
+        **{name: summary[name] for name in SUMS},
+    }
+
+
+def _rounds_of(summary: dict[str, Any], task: str) -> dict[str, Any]:
+    """What rounds came to: the success after each, and sums over them."""
+    del task
+    rounds = summary["rounds"]
+    before, *after = summary["success"]
+    return {
+        "before": before,
+        "after": after[-1],
+        "by_round": after,
+        "sampled": None,
+        "alarms": [alarm for one in rounds for alarm in one["alarms"]],
+        **{name: sum(one[name] for one in rounds) for name in SUMS},
+    }
 
 
 def check_same(job: driver.Job) -> None:

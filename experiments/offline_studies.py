@@ -88,4 +88,47 @@ def _grid() -> dict[str, Cell]:
     }
 
 
-STUDIES: Mapping[str, Mapping[str, Cell]] = {"grid": _grid()}
+# Rate and coefficient of each method, the best of its grid.
+CHOSEN: Mapping[str, tuple[float, float | None]] = {
+    "rejection_sampling": (3e-4, None),
+    "oreo_token": (3e-4, 0.01),
+    "dpo": (1e-5, 0.1),
+    "oreo_step": (3e-4, 0.01),
+    "kto": (1e-5, 0.1),
+    "oreo_response": (3e-4, 0.01),
+    "sft": (1e-4, None),
+    "dqo_like": (3e-4, 0.01),
+}
+NOISY = ("oreo_token", "rejection_sampling", "dpo")
+REPEATED = {
+    "oreo": "oreo_token",
+    "rejection_sampling": "rejection_sampling",
+    "dpo": "dpo",
+}
+
+
+def _chosen(names: Sequence[str], **more: Any) -> dict[str, Cell]:
+    """Methods as tuned, on the test problems."""
+    cells = {n: _cell(METHODS[n], *CHOSEN[n], "test", REPORTED) for n in names}
+    return {n: c._replace(overrides=c.overrides | more) for n, c in cells.items()}
+
+
+def _rounds() -> dict[str, Cell]:
+    """Three rounds of a method, the first on the log that `compare` learns from."""
+    found = {}
+    for method, name in REPEATED.items():
+        settings = {
+            key if key.startswith("eval.") else f"{method}.{key}": value
+            for key, value in _chosen([name])[name].overrides.items()
+        }
+        settings |= {"method": method, "rounds": 3, "collect.samples": LOG["samples"]}
+        found[method] = Cell("iterate", settings, REPORTED[:3])
+    return found
+
+
+STUDIES: Mapping[str, Mapping[str, Cell]] = {
+    "grid": _grid(),
+    "compare": _chosen(tuple(METHODS), **{"eval.samples": 4}),
+    "noise": _chosen(NOISY, **{"data.flip": 0.1}),
+    "rounds": _rounds(),
+}

@@ -58,8 +58,40 @@ def test_every_cell_of_every_study_is_a_command_that_is_accepted(monkeypatch):
             config = border.read_command(words[3:]).config
             assert config.seed == run.seed and config.model.path == "out/base/hf"
             log = f"out/logs/seed{run.seed}/log.jsonl.gz"
-            assert config.data.path == ("" if run.method == "sft" else log)
-            assert config.eval.split in ("dev", "test")
+            if run.method == "iterate":
+                assert config.first_log == log and config.rounds == 3
+            else:
+                assert config.data.path == ("" if run.method == "sft" else log)
+            assert config.eval.split == ("dev" if study == "grid" else "test")
+
+
+def test_methods_have_grids_of_one_size_that_hold_what_was_chosen():
+    methods = offline_studies.METHODS
+    assert methods.keys() == offline_studies.CHOSEN.keys()
+    for name, tuned in methods.items():
+        assert len(tuned.rates) * max(len(tuned.values), 1) == 4
+        rate, value = offline_studies.CHOSEN[name]
+        assert rate in tuned.rates and value in (tuned.values or (None,))
+
+
+def test_rounds_become_a_json(tmp_path):
+    run = offline_evidence.Run("rounds", "dpo", "iterate", 1, {"method": "dpo"})
+    folder = offline_evidence.work_path(tmp_path, run)
+    written(folder, 0.0)
+    rounds = [
+        {"tokens": 5, "updates": n, "items": 2, "train_seconds": 0.5, "alarms": [n]}
+        for n in (1, 2)
+    ]
+    success = {"success": [None, 0.5, 0.75], "rounds": rounds}
+    (folder / "summary.json").write_text(json.dumps(success))
+    kept = folder / "round_2" / "run" / "checkpoints"
+    kept.mkdir(parents=True)
+    offline_evidence.run_job(tmp_path, run).finish()
+    assert not kept.exists()
+    saved = json.loads(offline_evidence.json_path(tmp_path, run).read_text())
+    assert (saved["before"], saved["after"]) == (None, 0.75)
+    assert saved["by_round"] == [0.5, 0.75] and saved["alarms"] == [1, 2]
+    assert [saved[key] for key in offline_evidence.SUMS] == [10, 3, 4, 1.0]
 
 
 def written(folder: pathlib.Path, after: float) -> None:
