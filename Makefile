@@ -30,8 +30,9 @@ check: setup
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && $(BIN)/pyrefly check --summary=none
 	@echo "style and types: fine"
 
+# Files of tests are dealt out to a process a core, at most four: each needs up to 4 GB.
 test: check
-	@$(RUN) pytest
+	@$(RUN) pytest --dist=loadfile -n $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() or 1))')
 
 # The version is pinned: it is what the fixtures were built with, and its CPU wheel is
 # a twentieth of the one with CUDA. TORCH_INDEX has it where the usual registry has not.
