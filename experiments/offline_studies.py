@@ -49,20 +49,27 @@ COMMON = {
 # A look at one seed had 0.1 ahead of the paper's 0.03 and of 0.3.
 _OREO = {"beta": 0.1, "critic.learning_rate": 3e-4}
 _RATES = (1e-4, 3e-4)
-_ALPHAS = (0.01, 0.03)
+# Losses are means over actions: a token's push is a tenth of a step's, and so is alpha.
+_ALPHAS = {"token": (0.001, 0.003), "step": (0.01, 0.03), "response": (0.01, 0.03)}
 
 METHODS = {
     "rejection_sampling": Tuned("rejection_sampling", (3e-5, 1e-4, 3e-4, 1e-3)),
-    "oreo_token": Tuned("oreo", _RATES, "kl_weight", _ALPHAS, _OREO),
-    "dpo": Tuned("dpo", (1e-5, 3e-5), "beta", (0.1, 0.3)),
-    "oreo_step": Tuned("oreo", _RATES, "kl_weight", _ALPHAS, _OREO | {"level": "step"}),
-    "kto": Tuned("kto", (1e-5, 3e-5), "beta", (0.1, 0.3)),
+    "kto": Tuned("kto", (3e-5, 1e-4), "beta", (0.1, 0.3)),
+    "oreo_token": Tuned("oreo", _RATES, "kl_weight", _ALPHAS["token"], _OREO),
+    "dpo": Tuned("dpo", (3e-5, 6e-5), "beta", (0.1, 0.3)),
+    "oreo_step": Tuned(
+        "oreo", _RATES, "kl_weight", _ALPHAS["step"], _OREO | {"level": "step"}
+    ),
     "oreo_response": Tuned(
-        "oreo", _RATES, "kl_weight", _ALPHAS, _OREO | {"level": "response"}
+        "oreo", _RATES, "kl_weight", _ALPHAS["response"], _OREO | {"level": "response"}
     ),
     "sft": Tuned("sft", (3e-5, 1e-4, 3e-4, 1e-3)),
     "dqo_like": Tuned(
-        "oreo", _RATES, "kl_weight", _ALPHAS, _OREO | {"actor_loss": "full_gradient"}
+        "oreo",
+        _RATES,
+        "kl_weight",
+        _ALPHAS["token"],
+        _OREO | {"actor_loss": "full_gradient"},
     ),
 }
 
@@ -91,13 +98,13 @@ def _grid() -> dict[str, Cell]:
 # Rate and coefficient of each method, the best of its grid.
 CHOSEN: Mapping[str, tuple[float, float | None]] = {
     "rejection_sampling": (3e-4, None),
-    "oreo_token": (3e-4, 0.01),
-    "dpo": (1e-5, 0.1),
+    "oreo_token": (3e-4, 0.003),
+    "dpo": (3e-5, 0.1),
     "oreo_step": (3e-4, 0.01),
-    "kto": (1e-5, 0.1),
+    "kto": (3e-5, 0.1),
     "oreo_response": (3e-4, 0.01),
     "sft": (1e-4, None),
-    "dqo_like": (3e-4, 0.01),
+    "dqo_like": (3e-4, 0.003),
 }
 NOISY = ("oreo_token", "rejection_sampling", "dpo")
 REPEATED = {
