@@ -100,10 +100,10 @@ CHOSEN: Mapping[str, tuple[float, float | None]] = {
     "rejection_sampling": (3e-4, None),
     "oreo_token": (3e-4, 0.003),
     "dpo": (3e-5, 0.1),
-    "oreo_step": (3e-4, 0.01),
+    "oreo_step": (1e-4, 0.01),
     "kto": (3e-5, 0.1),
     "oreo_response": (3e-4, 0.01),
-    "sft": (1e-4, None),
+    "sft": (3e-5, None),
     "dqo_like": (3e-4, 0.003),
 }
 NOISY = ("oreo_token", "rejection_sampling", "dpo")
