@@ -3,8 +3,9 @@
     python -m experiments.offline_tables --dir=runs/offline/compare --out=docs/results
 
 Prints and writes OUT/oreo_STUDY.md: for every cell the share of problems that greedy
-answers get right, its mean over seeds with a 95 % interval (Student's t over seeds),
-and, beside a baseline, the paired difference seed by seed with its interval.
+answers get right, its mean over seeds with a 95 % interval (Student's t over seeds);
+beside a baseline, the paired difference seed by seed with its interval; and the same of
+answers sampled at temperature 1, where there are any.
 """
 
 import argparse
@@ -115,7 +116,8 @@ def table(runs: Runs, baseline: str = "") -> str:
         cell: estimate([r["after"] for r in seeds.values()])
         for cell, seeds in runs.items()
     }
-    heads = ["cell", "seeds", "right", "tokens", "updates", "epochs' items", "alarms"]
+    heads = ["cell", "seeds", "right", "sampled", "tokens", "updates", "epochs' items"]
+    heads.append("alarms")
     if baseline:
         heads.insert(3, f"less {baseline}")
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
@@ -125,6 +127,7 @@ def table(runs: Runs, baseline: str = "") -> str:
             cell,
             " ".join(str(seed) for seed in runs[cell]),
             means[cell].text(),
+            _sampled(records),
             *(
                 f"{np.mean([r[name] for r in records]):,.0f}"
                 for name in ("tokens", "updates", "items")
@@ -135,6 +138,12 @@ def table(runs: Runs, baseline: str = "") -> str:
             row.insert(3, _difference(runs, cell, baseline))
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _sampled(records: Sequence[dict[str, Any]]) -> str:
+    """Right answers at temperature 1, where all seeds were asked for them."""
+    found = [record.get("sampled") for record in records]
+    return "" if None in found else estimate(found).text()
 
 
 def _difference(runs: Runs, cell: str, baseline: str) -> str:

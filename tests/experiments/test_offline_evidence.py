@@ -186,8 +186,9 @@ def test_points_of_t_are_those_of_scipy():
     np.testing.assert_allclose(offline_tables.T95[1:], found, atol=5e-4)
 
 
-def recorded(folder, cell, seed, after):
+def recorded(folder, cell, seed, after, sampled=None):
     record = {
+        "sampled": sampled,
         "study": "tiny", "cell": cell, "seed": seed, "after": after, "split": "test",
         "problems": 0, "tokens": 1000, "updates": 9, "items": 5, "alarms": [],
     }  # fmt: skip
@@ -198,7 +199,7 @@ def test_a_table_is_sorted_and_paired_by_seed(tmp_path):
     for cell, seed, after in [
         ("oreo", 1, 0.6), ("oreo", 2, 0.8), ("sft", 1, 0.5), ("sft", 2, 0.6)
     ]:  # fmt: skip
-        recorded(tmp_path, cell, seed, after)
+        recorded(tmp_path, cell, seed, after, after / 2 if cell == "oreo" else None)
     runs = offline_tables.load(tmp_path)
     lines = offline_tables.table(runs, "sft").splitlines()
     cells = [line.strip("| ").split(" | ") for line in lines]
@@ -206,6 +207,7 @@ def test_a_table_is_sorted_and_paired_by_seed(tmp_path):
     # Differences 0.1 and 0.2: 0.15 +- 12.706 * 0.0707 / 1.414 = 0.6353.
     assert cells[2][3] == "+0.150 [-0.485, 0.785]"
     assert cells[2][1:3] == ["1 2", "0.700 [-0.571, 1.971]"]
+    assert cells[2][4] == "0.350 [-0.285, 0.985]" and cells[3][4] == ""
     with pytest.raises(RunError, match="--baseline=dpo: there are oreo, sft"):
         offline_tables.table(runs, "dpo")
     with pytest.raises(RunError, match="no CELL-seedN.json"):
