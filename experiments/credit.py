@@ -161,6 +161,14 @@ def _method(config: Any) -> offline.Method:
     return sft.method_of(config)  # rejection sampling has the same agent
 
 
+# By what an action of the policy's loss was: where V was learnt.
+KNOWN = {
+    "token": credit.each_token,
+    "step": credit.each_step,
+    "response": credit.each_answer,
+}
+
+
 def _write(given: argparse.Namespace) -> None:
     found = open_run(given.workdir)
     tokens = found.start.tokenizer
@@ -177,8 +185,9 @@ def _write(given: argparse.Namespace) -> None:
             raise RunError(f"--task={given.task}: {given.data} has no such problem")
     groups = credit.choose(some, given.problems, given.each)
     shown = [some[place] for group in groups for place in group]
+    known = KNOWN[found.config.get("level", "token")]
     answers = [
-        credit.answer(episode, reading, tokens, found.reference)
+        credit.answer(episode, reading, tokens, found.reference, known)
         for episode, reading in zip(shown, read(found, shown), strict=True)
     ]
     first = np.cumsum([0, *map(len, groups)])

@@ -142,8 +142,8 @@ def table(runs: Runs, baseline: str = "") -> str:
 
 def _sampled(records: Sequence[dict[str, Any]]) -> str:
     """Right answers at temperature 1, where all seeds were asked for them."""
-    found = [record.get("sampled") for record in records]
-    return "" if None in found else estimate(found).text()
+    found = [x for record in records if (x := record.get("sampled")) is not None]
+    return estimate(found).text() if len(found) == len(records) else ""
 
 
 def _difference(runs: Runs, cell: str, baseline: str) -> str:

@@ -8,12 +8,13 @@ so the credits of an answer add up to R - V(s_1). Where nothing else is rewarded
 beta is small it is the advantage of the action; what the divergence costs is beside it,
 in the log-ratio. A step has the credit of its tokens, but for R - V(s_T): what no value
 foresaw is luck or error of the value, not the doing of the last step, and is told by
-itself. A run without a value has log-ratios to tell of
+itself. Where the value was learnt of steps or of whole answers, it is known where they
+begin, and held until the next begins. A run without a value has log-ratios to tell of
 alone: log pi - log pi_ref is what the policy itself has learnt of an action.
 Shapes: T tokens of a text, M actions of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -75,6 +76,25 @@ class Answer(NamedTuple):
     surprise: float | None
 
 
+# episode -> bool [M], before which of its actions the value was learnt.
+Known = Callable[[Episode], np.ndarray]
+
+
+def each_token(episode: Episode) -> np.ndarray:
+    """The value was learnt before every token."""
+    return np.ones(int(np.sum(episode.action)), bool)
+
+
+def each_step(episode: Episode) -> np.ndarray:
+    """The value was learnt where steps begin."""
+    return np.diff(episode.step[episode.action], prepend=-1) != 0
+
+
+def each_answer(episode: Episode) -> np.ndarray:
+    """The value was learnt before the first action."""
+    return np.arange(int(np.sum(episode.action))) == 0
+
+
 def advantages(value: np.ndarray, reward: float) -> np.ndarray:
     """What each action changes in the value.
 
@@ -90,7 +110,11 @@ def advantages(value: np.ndarray, reward: float) -> np.ndarray:
 
 
 def answer(
-    episode: Episode, reading: Reading, tokenizer: Tokenizer, reference: bool
+    episode: Episode,
+    reading: Reading,
+    tokenizer: Tokenizer,
+    reference: bool,
+    known: Known = each_token,
 ) -> Answer:
     """Puts tokens and numbers of one episode together.
 
@@ -99,6 +123,7 @@ def answer(
       reading: of this episode alone, leaves [L] with L >= M; more is filling.
       tokenizer: of the policy.
       reference: whether the reading knows a reference policy.
+      known: where its value was learnt.
 
     Raises:
       ValueError: if the reading is shorter than the episode's actions.
@@ -110,7 +135,7 @@ def answer(
             f"{len(reading.log_prob)}"
         )
     begin = int(said[0])
-    found = _columns(episode, reading, len(said), reference)
+    found = _columns(episode, reading, known(episode), reference)
     columns = {}
     for name, values in found.items():
         wide = np.full(len(episode.ids) - begin, np.nan, np.float32)
@@ -214,14 +239,15 @@ def scales(answers: Sequence[Answer]) -> dict[str, tuple[float, float]]:
 
 
 def _columns(
-    episode: Episode, reading: Reading, count: int, reference: bool
+    episode: Episode, reading: Reading, known: np.ndarray, reference: bool
 ) -> dict[str, np.ndarray]:
     def part(values):
-        return np.asarray(values, np.float32)[:count]
+        return np.asarray(values, np.float32)[: len(known)]
 
     found = {}
     if reading.value is not None:
-        found["value"] = part(reading.value)
+        last = np.maximum.accumulate(np.where(known, np.arange(len(known)), 0))
+        found["value"] = part(reading.value)[last]
         found["advantage"] = advantages(found["value"], episode.reward)
     if reference:
         found["log_ratio"] = part(reading.log_prob) - part(reading.reference_log_prob)

@@ -147,7 +147,7 @@ def _cards(answers: Sequence[Answer], groups: Sequence[Sequence[int]]) -> str:
         for name, some in (("right", right), ("wrong", wrong)):
             if some:
                 ends = [_seen(one.columns["value"])[-1] for one in some]
-                cards[f"V before the last token, {name}"] = f"{np.mean(ends):.3f}"
+                cards[f"last V, {name}"] = f"{np.mean(ends):.3f}"
     return (
         '<div class="cards">'
         + "".join(

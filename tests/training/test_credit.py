@@ -1,5 +1,6 @@
 """Credit by hand, and a page that a log cannot break."""
 
+import functools
 import html.parser
 import json
 from typing import Any
@@ -37,8 +38,9 @@ def reading(value, log_prob: Any = None, filling=0) -> Any:
 def make(said="a=1\nb", value=(0.5, 0.6, 0.4, 0.4, 0.9), reward=1.0, **more):
     step = more.pop("step", [0, 0, 0, 0, 1])
     log_prob = more.pop("log_prob", None)
+    known = more.pop("known", credit.each_token)
     found = episode("a ", said, reward, step, **more)
-    return credit.answer(found, reading(value, log_prob, 3), TOKENS, True)
+    return credit.answer(found, reading(value, log_prob, 3), TOKENS, True, known)
 
 
 def test_credits_add_up_to_the_reward_less_the_first_value():
@@ -54,6 +56,20 @@ def test_credits_add_up_to_the_reward_less_the_first_value():
     assert [(step.first, step.stop) for step in one.steps] == [(0, 4), (4, 5)]
     assert one.tokens == ["a", "=", "1", "\n", "b"]
     assert one.prompt == "a "
+
+
+def test_a_value_learnt_where_steps_begin_is_held_within_them():
+    steps = {"said": "a=1\nb=", "value": (0.5, 0.6, 0.4, 0.4, 0.9, 0.2)}
+    one = make(**steps, step=[0, 0, 0, 0, 1, 1], known=credit.each_step)
+    close = functools.partial(np.testing.assert_allclose, atol=1e-6)
+    close(one.columns["value"], [0.5, 0.5, 0.5, 0.5, 0.9, 0.9])
+    close(one.columns["advantage"], [0, 0, 0, 0.4, 0, 0.1])
+    assert [step.change for step in one.steps] == pytest.approx([0.4, 0.0])
+    assert one.surprise == pytest.approx(0.1)
+    one = make(**steps, step=[0, 0, 0, 0, 1, 1], known=credit.each_answer)
+    close(one.columns["value"], [0.5] * 6)
+    assert [step.change for step in one.steps] == pytest.approx([0.0, 0.0])
+    assert one.surprise == pytest.approx(0.5)
 
 
 def test_log_ratios_are_to_the_reference():
