@@ -103,7 +103,7 @@ CHOSEN: Mapping[str, tuple[float, float | None]] = {
     "oreo_step": (1e-4, 0.01),
     "kto": (3e-5, 0.1),
     "oreo_response": (3e-4, 0.01),
-    "sft": (3e-5, None),
+    "sft": (3e-4, None),
     "dqo_like": (3e-4, 0.003),
 }
 NOISY = ("oreo_token", "rejection_sampling", "dpo")
