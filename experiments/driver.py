@@ -8,6 +8,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -67,6 +68,9 @@ class Driver:
         self.jobs = jobs
         self.stopped = False
         self.live: set[subprocess.Popen] = set()
+        # A process is begun and listed at once, as seen by a signal. Reentrant: a
+        # second signal may come while the first is passed on.
+        self.lock = threading.RLock()
         self.shares: queue.Queue[list[int]] = queue.Queue()
         cores: list[int] = []
         if sys.platform == "linux":
@@ -81,9 +85,10 @@ class Driver:
 
     def stop(self, number: int, frame: Any) -> None:
         """Passes a signal on: runs save and end, and no other starts."""
-        self.stopped = True
-        for process in list(self.live):
-            process.send_signal(number)
+        with self.lock:
+            self.stopped = True
+            for process in list(self.live):
+                process.send_signal(number)
 
     def all(self, jobs: Sequence[Job]) -> list[Job]:
         """Runs them, in their order; gives those that failed."""
@@ -108,12 +113,15 @@ class Driver:
         log = job.folder.with_name(f"{job.folder.name}.log")
         print(f"begins   {job.name}: {' '.join(job.command[1:])}", flush=True)
         with log.open("a") as file:
-            # Its own session: a Ctrl-C reaches it once, through `stop`.
-            process = subprocess.Popen(
-                job.command, stdout=file, stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )  # fmt: skip
-            self.live.add(process)
+            with self.lock:
+                if self.stopped:
+                    return True
+                # Its own session: a Ctrl-C reaches it once, through `stop`.
+                process = subprocess.Popen(
+                    job.command, stdout=file, stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )  # fmt: skip
+                self.live.add(process)
             code = process.wait()
             self.live.discard(process)
         if code == 0 and job.is_done():
