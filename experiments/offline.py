@@ -1,6 +1,7 @@
 """What every method that learns from logs does around its update."""
 
 import dataclasses
+import json
 import pathlib
 import tempfile
 from collections.abc import Callable, Sequence
@@ -299,9 +300,13 @@ def _plan(config, method: Method, log: list[Episode], num_devices: int) -> packi
 
 def _digest(log: Sequence[Episode]) -> str:
     """Of what is learnt from: a resume from another log is refused."""
+    names = json.dumps([episode.task for episode in log]).encode()
     return checkpoint.digest(
         {
             "ids": np.concatenate([episode.ids for episode in log]),
+            "tokens": np.array([len(episode.ids) for episode in log]),
+            "step": np.concatenate([episode.step for episode in log]),
+            "task": np.frombuffer(names, np.uint8),
             "action": np.concatenate([episode.action for episode in log]),
             "reward": np.array([episode.reward for episode in log], np.float32),
         }
