@@ -107,21 +107,12 @@ def _records(config, start: starts.Start, answerer, some, found) -> list[Record]
 def _require_same(folder: pathlib.Path, config: Any) -> None:
     """A folder belongs to one config."""
     record = folder / "config.json"
-    values = config.to_dict()
-    if record.exists() and files.read_json(record)["config"] != _plain(values):
+    values = files.as_json(config.to_dict())
+    if record.exists() and files.read_json(record)["config"] != values:
         raise border.ConfigError(
             f"{folder} holds answers of another config: choose a new --workdir"
         )
     files.write_json(record, {"config": values})
-
-
-def _plain(values: Any) -> Any:
-    """As JSON gives it back: tuples are lists."""
-    if isinstance(values, dict):
-        return {key: _plain(value) for key, value in values.items()}
-    if isinstance(values, tuple | list):
-        return [_plain(value) for value in values]
-    return values
 
 
 if __name__ == "__main__":

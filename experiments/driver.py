@@ -1,7 +1,6 @@
 """Runs processes, a few at a time, each on cores of its own."""
 
 import concurrent.futures
-import json
 import os
 import pathlib
 import queue
@@ -12,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rljax.training.files import RunError, read_json
+from rljax.training.files import RunError, as_json, read_json
 
 
 def is_recorded(path: pathlib.Path, asked: Mapping[str, Any]) -> bool:
@@ -30,7 +29,7 @@ def is_recorded(path: pathlib.Path, asked: Mapping[str, Any]) -> bool:
     record = read_json(path)
     for name, value in asked.items():
         there = record.get(name)
-        if there != json.loads(json.dumps(value)):  # in a file tuples are lists
+        if there != as_json(value):
             raise RunError(
                 f"{path} has {name} {there!r}, asked is {value!r}: "
                 "take another --out, or remove the file and its run"

@@ -7,8 +7,7 @@
 
 from typing import Any
 
-from experiments import border, offline
-from rljax.agents import imitation
+from experiments import border, offline, sft
 from rljax.data import pairs
 
 
@@ -19,21 +18,12 @@ def main(config: Any, workdir: str) -> None:
 
 def method_of(config: Any) -> offline.Method:
     """The method with the settings of a config."""
-    optimizer = offline.optimizer_of(config.optimizer)
-
-    def make(start, updates, axis_name):
-        return imitation.make(
-            start.texts,
-            imitation.Config(updates=updates, actor=optimizer),
-            start.adapter is not None,
-            axis_name,
-        )
 
     def items(log, seed):
         del seed
         return pairs.good_only(log)
 
-    return offline.Method(items, make, "rejection sampling")
+    return offline.Method(items, sft.agent_of(config), "rejection sampling")
 
 
 if __name__ == "__main__":

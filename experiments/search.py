@@ -180,7 +180,7 @@ class _Store:
     def __init__(self, path: pathlib.Path, config: Any):
         """Reads what is there; another config's results are refused."""
         self.path = path
-        self.settings = _plain(config.to_dict())
+        self.settings = files.as_json(config.to_dict())
         self.rows: dict[str, dict[str, Any]] = {}
         if path.exists():
             held = files.read_json(path)
@@ -203,15 +203,6 @@ class _Store:
             f"{name}: {row['accuracy']:.3f} right, {time.monotonic() - began:.0f} s",
             flush=True,
         )
-
-
-def _plain(found: Any) -> Any:
-    """As JSON gives it back: tuples are lists."""
-    if isinstance(found, dict):
-        return {key: _plain(value) for key, value in found.items()}
-    if isinstance(found, tuple | list):
-        return [_plain(value) for value in found]
-    return found
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ with it every episode of the log, whatever its reward.
 """
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from experiments import border, offline, reasoning, starts
 from rljax.agents import imitation
+from rljax.agents import offline as agents
 from rljax.data import episodes
 from rljax.data.record import Record
 from rljax.types import Episode
@@ -38,6 +40,13 @@ def main(config: Any, workdir: str) -> None:
 
 def method_of(config: Any) -> offline.Method:
     """The method with the settings of a config."""
+    return offline.Method(offline.single, agent_of(config), "supervised fine-tuning")
+
+
+def agent_of(
+    config: Any,
+) -> Callable[[starts.Start, int, str | None], agents.OfflineAgent]:
+    """What imitates, whichever episodes it is given; see `offline.Method`."""
     optimizer = offline.optimizer_of(config.optimizer)
 
     def make(start, updates, axis_name):
@@ -48,7 +57,7 @@ def method_of(config: Any) -> offline.Method:
             axis_name,
         )
 
-    return offline.Method(offline.single, make, "supervised fine-tuning")
+    return make
 
 
 def solutions(start: starts.Start, task: reasoning.Task) -> list[Episode]:

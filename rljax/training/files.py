@@ -36,6 +36,11 @@ def read_json(path: pathlib.Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def as_json(value: Any) -> Any:
+    """A value as a JSON file gives it back: tuples are lists."""
+    return json.loads(json.dumps(value))
+
+
 def write_arrays(path: pathlib.Path, tree: PyTree) -> None:
     """Writes the leaves of `tree` to one .npz, named by their paths, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)

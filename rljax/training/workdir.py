@@ -12,7 +12,6 @@ process the first one writes and the others follow its decision.
 """
 
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -28,7 +27,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from rljax.training import checkpoint
-from rljax.training.files import RunError, human_bytes, read_json, write_json
+from rljax.training.files import RunError, as_json, human_bytes, read_json, write_json
 
 FOLDERS = ("checkpoints", "eval", "hf", "rollouts", "tb")
 _PACKAGES = "rljax jax jaxlib flax optax orbax-checkpoint transformers numpy".split()
@@ -101,7 +100,7 @@ def own(
       RunError: if the folder is foreign, holds another config, or cannot be written.
     """
     path = pathlib.Path(path)
-    config = json.loads(json.dumps(config))
+    config = as_json(config)
     held = _held_record(path)
     if held is not None:
         _require_same_config(path, held["config"], config, may_differ)
@@ -122,7 +121,7 @@ def _open_first(
     say: Callable[[str], None],
 ) -> int:
     """What the first process does: -1 to start anew, or an update."""
-    config = json.loads(json.dumps(config))  # tuples become lists, as when read back
+    config = as_json(config)
     held = _held_record(path)
     if held is not None:
         if resume == "never":

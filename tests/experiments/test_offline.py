@@ -128,13 +128,13 @@ def test_another_log_does_not_go_on_with_a_run(begun, tmp_path):
     records = list(logs.read(log))
     # Of the same name, with one reward of another kind, or one other thing that is
     # learnt from: steps that end elsewhere, an attempt counted to another problem.
-    said = records[0].response
-    for change in (
-        {"reward": 0.0},
-        {"steps": (said[:3], said[3:])},
-        {"task": records[-1].task},
+    said = records[0].response or ""
+    for other in (
+        records[0]._replace(reward=0.0),
+        records[0]._replace(steps=(said[:3], said[3:])),
+        records[0]._replace(task=records[-1].task),
     ):
-        logs.write(log, [records[0]._replace(**change), *records[1:]])
+        logs.write(log, [other, *records[1:]])
         with pytest.raises(RunError, match="log_digest: 'crc32:.* there, 'crc32:.* h"):
             run("oreo", path, *more)
     logs.write(log, records)

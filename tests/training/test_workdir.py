@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from rljax.training import checkpoint
-from rljax.training.files import RunError
+from rljax.training.files import RunError, as_json, read_json, write_json
 from rljax.training.workdir import flatten, open_workdir, own
 
 CONFIG = {"seed": 1, "agent": {"learning_rate": 0.001, "widths": (4, 4)}}
@@ -147,6 +147,13 @@ def test_a_folder_of_several_runs_is_one_configs(tmp_path):
     (tmp_path / "notes.txt").write_text("hi")
     with pytest.raises(RunError, match="holds no run of ours"):
         own(tmp_path, CONFIG)
+
+
+def test_a_value_as_a_file_gives_it_back(tmp_path):
+    value = {"a": (1, (2.5, None)), "b": {"c": [True, ("x",)]}}
+    write_json(tmp_path / "x.json", value)
+    assert as_json(value) == read_json(tmp_path / "x.json") != value
+    assert as_json(value) == {"a": [1, [2.5, None]], "b": {"c": [True, ["x"]]}}
 
 
 def test_flatten():
