@@ -33,6 +33,7 @@ from rljax.models.lora_targets import (
     sites_of,
     spans,
     targets,
+    targets_of,
 )
 from rljax.types import Key, Params
 
@@ -138,7 +139,8 @@ def attach(base: Params, adapter: Params, lora: LoraConfig) -> Params:
       layers like all weights of layers.
 
     Raises:
-      ValueError: if `adapter` is not one of `lora`, or `base` has an adapter already.
+      ValueError: if `adapter` is not one of `lora`, `base` is of another family than
+        the adapter, or has one already.
     """
     _check(base, adapter, lora)
     beside = {}
@@ -261,6 +263,20 @@ def _check(base: Params, adapter: Params, lora: LoraConfig) -> None:
         raise ValueError(
             f"the adapter has targets {sorted(found) or sorted(adapter)}, its settings "
             f"{sorted(lora.targets)}"
+        )
+    sites = sites_of(lora.targets)
+    if set(sites) != adapter.keys():
+        raise ValueError(
+            f"the adapter has pairs for {sorted(adapter)}; its targets are "
+            f"{sorted(sites)}"
+        )
+    there = targets_of(base.keys())
+    wrong = [name for name in lora.targets if name not in there]
+    if wrong:
+        raise ValueError(
+            f"the adapter has targets {sorted(found)}, and the base has no "
+            f"{', '.join(wrong)}, but {', '.join(there)}: it was made for a model of "
+            "another family"
         )
     for site, pair in adapter.items():
         ranks = pair["a"].shape[-1], pair["b"].shape[-2]

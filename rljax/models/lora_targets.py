@@ -8,6 +8,7 @@ Where a site has several, as GPT-2's fused "c_attn" has, they share A and cut up
 Shape letters: I inputs and O outputs of a part.
 """
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from rljax.models.config import ModelConfig
@@ -190,3 +191,27 @@ def targets(config: Config) -> tuple[str, ...]:
     """
     there = {SITES[site].target for site in modules(config)}
     return tuple(name for name in KNOWN if name in there)
+
+
+def targets_of(names: Collection[str]) -> tuple[str, ...]:
+    """All targets of the model that has these parameters, in the order of `KNOWN`.
+
+    Families differ in the names of their parameters, so no settings are needed.
+
+    Args:
+      names: of the parameters.
+
+    Raises:
+      ValueError: for parameters of no family.
+    """
+    if "encoder_qkv" in names:
+        other = ("wi",) if "encoder_gate_up" in names else ("wi_0", "wi_1")
+        return tuple(name for name in T5 if name not in other)
+    if "qkv" in names and "gate_up" in names:
+        return LLAMA
+    if "qkv" in names and "up" in names:
+        return GPT2
+    raise ValueError(
+        f"adapters are for models of the families; {', '.join(names)} are the "
+        "parameters of none of them"
+    )

@@ -22,6 +22,7 @@ from rljax.models import decoder, lora, lora_targets, peft_folder
 from rljax.models.encdec import EncDec
 from rljax.models.encdec import logits as encdec_logits
 from tests.models import golden, golden_t5
+from tests.models.test_decoder import VARIANTS, random_params
 
 CASES = {
     ("gpt2", "all"): ("c_attn", "c_proj", "c_fc"),
@@ -207,3 +208,36 @@ def test_targets_that_a_model_has_not_are_named(tmp_path):
     mixed = dataclasses.replace(gpt2, gated_mlp=True)
     with pytest.raises(ValueError, match="gated_mlp True, learned_positions True"):
         lora_targets.spans(mixed)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "t5_gated", "t5_relu"])
+def test_an_adapter_of_another_family_is_refused(kind):
+    made = {
+        "llama": (VARIANTS["plain"], random_params(VARIANTS["plain"])),
+        **{name: base(name) for name in ("gpt2", "t5_gated", "t5_relu")},
+    }
+    config, params = made[kind]
+    assert lora_targets.targets_of(params.keys()) == lora_targets.targets(config)
+    for other, (theirs, _) in made.items():
+        settings = lora.of(theirs, RANK, ALPHA)
+        adapter = lora.init(jax.random.key(0), theirs, settings)
+        if other == kind:
+            lora.attach(params, adapter, settings)
+            continue
+        first = next(x for x in settings.targets if x not in lora.targets(config))
+        for join in (lora.attach, lambda b, a, s: lora.merge(b, a, config, s)):
+            with pytest.raises(
+                ValueError, match=rf"base has no {first}\b.*another fam"
+            ):
+                join(params, adapter, settings)
+
+
+def test_an_adapter_with_a_site_missing_is_refused():
+    config, params = base("t5_gated")
+    settings = lora.LoraConfig(2, 4.0, ("q", "o"))
+    adapter = lora.init(jax.random.key(0), config, settings)
+    del adapter["cross_o"]
+    with pytest.raises(ValueError, match="targets are .*'cross_o'"):
+        lora.attach(params, adapter, settings)
+    with pytest.raises(ValueError, match="norm, head are the parameters of none"):
+        lora.attach({"norm": 0, "head": 0}, adapter | {"cross_o": {}}, settings)
