@@ -43,6 +43,7 @@ from experiments import (
 )
 from experiments.border import AT_LEAST_ONE, SEED, ConfigError, pick, require
 from experiments.configs.iterate import SHARED
+from experiments.configs.offline import ROOM
 from rljax.training import files, workdir
 
 METHODS: dict[str, Callable[[Any], offline.Method]] = {
@@ -121,10 +122,10 @@ def plan(config: Any, folder: str) -> list[Round]:
         if "critic" in train:
             before = policy if carried and number > 1 else ""
             train["critic"] = train["critic"] | {"path": before}
-        alone = {"parallel": "jit", "num_devices": 0}  # these may change on the way
-        asked = common | alone | config.collect.to_dict()
+        asked = {key: common[key] for key in ("seed", "task")}
+        asked |= config.collect.to_dict()
         asked["model"] = common["model"] | {"path": policy}
-        asked["data"] = train["data"] | {"path": ""}
+        asked["eval"] = {key: common["eval"][key] for key in ROOM}
         asked["source"] = asked["source"] or f"round {number}"
         settings = None if given else config_dict.ConfigDict(asked).lock()
         learnt = config_dict.ConfigDict(train).lock()

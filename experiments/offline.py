@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from experiments import border, drift, offline_end, reasoning, run, starts
-from experiments.border import POSITIVE, SHARE, ConfigError, Limit
+from experiments.border import AT_LEAST_ONE, POSITIVE, SHARE, ConfigError, Limit
 from experiments.starts import Start
 from rljax.agents import offline as agents
 from rljax.agents.base import NONFINITE_LIMIT
@@ -26,6 +26,19 @@ from rljax.training import checkpoint, devices, loop, workdir
 from rljax.types import Episode, Params, PyTree
 
 REJECTS = "rejects.jsonl"  # lines of the log that were skipped
+LIMITS = {
+    "num_devices": Limit(0),
+    "data.row_tokens": Limit(0),
+    "data.batch_size": AT_LEAST_ONE,
+    "data.epochs": AT_LEAST_ONE,
+    "data.tokens": Limit(0),
+    "data.flip": Limit(0, 1),
+    "eval.problems": Limit(0),
+    "eval.samples": Limit(0),
+    "eval.every_updates": Limit(0),
+    "log.checkpoint_every_updates": AT_LEAST_ONE,
+    "log.keep_checkpoints": AT_LEAST_ONE,
+}
 OPTIMIZER_LIMITS = {
     "learning_rate": POSITIVE,
     "warmup": Limit(0, 1),
@@ -149,6 +162,7 @@ def train(
       RunError: for anything the user can mend, in words.
     """
     run.keep_compiled()
+    border.limits(config, LIMITS)
     parallel = run.parallel_of(config)
     task, start = reasoning.make_task(config), starts.choose_start(config)
     begun = [_begun(config, start, method)]  # taken out of the list, as weights are

@@ -26,6 +26,7 @@ from rljax.search.cost import Cost
 from rljax.training import files
 
 LIMITS = {
+    "eval.problems": Limit(0),
     "rounds": AT_LEAST_ONE,
     "rows": AT_LEAST_ONE,
     "most_samples": AT_LEAST_ONE,

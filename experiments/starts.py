@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import border, reasoning
+from experiments import border
 from experiments.border import AT_LEAST_ONE, ConfigError, Limit
 from experiments.language_model import adapter_of
 from rljax.envs.reasoning import arithmetic
@@ -22,19 +22,10 @@ from rljax.types import Params
 
 LIMITS = {
     "seed": Limit(0, 2**32 - 1),
-    "num_devices": Limit(0),
     "model.width": AT_LEAST_ONE,
     "model.layers": AT_LEAST_ONE,
     "model.heads": AT_LEAST_ONE,
     "model.mlp_width": AT_LEAST_ONE,
-    "lora.rank": Limit(0),
-    "data.row_tokens": Limit(0),
-    "data.batch_size": AT_LEAST_ONE,
-    "data.epochs": AT_LEAST_ONE,
-    "data.tokens": Limit(0),
-    "data.flip": Limit(0, 1),
-    "log.checkpoint_every_updates": AT_LEAST_ONE,
-    "log.keep_checkpoints": AT_LEAST_ONE,
 }
 # Settings of a decoder that say how it computes, and not what.
 _HOW = {"scan_layers", "remat", "param_dtype", "dtype"}
@@ -62,17 +53,23 @@ class Start(NamedTuple):
     origin: str
 
 
-def choose_start(config: Any, task: reasoning.Task | None = None) -> Start:
+def choose_start(config: Any) -> Start:
     """The model that a config names, or one of random weights.
+
+    Args:
+      config: with `seed`, `model` and `task`; without `lora` nothing stands beside the
+        weights.
 
     Raises:
       ConfigError: for an impossible setting or a model that cannot be read.
     """
     border.limits(config, LIMITS)
+    if "lora" in config:
+        border.limits(config, {"lora.rank": Limit(0)})
     if config.model.path:
         return _from_files(config)
     border.require(
-        not config.lora.rank, "lora.rank", config.lora.rank,
+        not _rank(config), "lora.rank", _rank(config),
         "0 without model.path: adapters learn beside weights that know something",
     )  # fmt: skip
     border.require(
@@ -170,7 +167,7 @@ def _from_files(config: Any) -> Start:
         "a decoder: an encoder-decoder reads no packed texts",
     )  # fmt: skip
     size = _with_types(config, dataclasses.replace(model.config, scan_layers=True))
-    adapter = adapter_of(config, size) if config.lora.rank else None
+    adapter = adapter_of(config, size) if _rank(config) else None
     return Start(
         size,
         tokens,
@@ -180,6 +177,11 @@ def _from_files(config: Any) -> Start:
         lambda: loading.load_params(model, dtype=size.param_dtype),
         model.origin,
     )
+
+
+def _rank(config: Any) -> int:
+    """Of the adapter, 0 where there is none."""
+    return config.lora.rank if "lora" in config else 0
 
 
 def _with_types(config: Any, size: ModelConfig) -> ModelConfig:

@@ -14,9 +14,8 @@ from experiments.configs import offline
 
 def get_config(scale: str = "arithmetic") -> config_dict.ConfigDict:
     """Settings of a collection; `scale` is what follows the colon of --config."""
-    config = offline.shared(scale)
-    del config.model.policy  # nothing is learnt
-    config.split = "train"  # or dev, test
+    config = offline.asking(scale)
+    config.split = "train"  # whose problems are asked; or dev, test
     config.problems = 0  # of the split; 0: all
     config.samples = 10  # answers to each
     config.temperature = 1.0

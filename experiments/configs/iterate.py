@@ -42,7 +42,7 @@ def get_config(scale: str = "arithmetic") -> config_dict.ConfigDict:
     config.first_log = ""
 
     config.collect = collect.get_config(scale)
-    for key in shared:
+    for key in [key for key in config.collect if key in shared]:
         del config.collect[key]  # `source`, where it is empty, becomes the round
     for name, method in METHODS.items():
         config[name] = method.get_config(scale)

@@ -101,6 +101,24 @@ def shared(scale: str, scales: Sequence[str] = SCALES) -> config_dict.ConfigDict
     return config
 
 
+ROOM = ("batch", "prompt_tokens", "max_tokens")  # what answering needs of eval
+_OF_LEARNING = (
+    *("parallel", "num_devices", "resume", "lora", "data", "optimizer", "drift"),
+    "log",
+)
+
+
+def asking(scale: str) -> config_dict.ConfigDict:
+    """Those of the shared settings that are of use where nothing is learnt."""
+    config = shared(scale)
+    for key in _OF_LEARNING:
+        del config[key]
+    del config.model.policy
+    for key in [key for key in config.eval if key not in ROOM]:
+        del config.eval[key]
+    return config
+
+
 def _scale(config: config_dict.ConfigDict, scale: str) -> None:
     """Small sizes for a check, large ones for models from files."""
     if scale == "smoke":

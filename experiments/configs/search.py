@@ -14,9 +14,9 @@ from experiments.configs import offline
 
 def get_config(scale: str = "arithmetic") -> config_dict.ConfigDict:
     """Settings of a search; `scale` is what follows the colon of --config."""
-    config = offline.shared(scale)
-    del config.model.policy  # nothing is learnt
-    config.eval.split = "test"
+    config = offline.asking(scale)
+    config.eval.split = "test"  # or dev
+    config.eval.problems = 0  # of the split; 0: all
     config.beams = (3, 5, 7)  # B of each search; K is B too
     config.rounds = 20  # steps of an answer, at most
     config.delimiters = ("\n",)  # that end a step; MATH has "\n", ". ", ".$ "

@@ -33,8 +33,9 @@ MAINS = {
 
 def settings(method, *more):
     spec = ROOT / "experiments" / "configs" / f"{method}.py"
+    few = () if method == "collect" else ("--config.eval.problems=4",)
     return border.read_command(
-        [f"--config={spec}:smoke", "--workdir=x", "--config.eval.problems=4", *more]
+        [f"--config={spec}:smoke", "--workdir=x", *few, *more]
     ).config
 
 

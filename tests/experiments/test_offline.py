@@ -9,6 +9,7 @@ import pytest
 from experiments import border
 from rljax.data import logs
 from rljax.training.files import RunError
+from tests.experiments import logged_runs
 from tests.experiments.logged_runs import on, rows, run, weights
 
 
@@ -91,6 +92,8 @@ def test_what_cannot_be_is_refused_in_words(begun, tmp_path):
     refused("oreo", "config.level is 'word'", *on(begun), "--config.level=word")
     refused("oreo", "config.beta is 0", *on(begun), "--config.beta=0")
     refused("dpo", "pairs_per_task is 0", *on(begun), "--config.pairs_per_task=0")
+    refused("oreo", "data.epochs is 0", *on(begun), "--config.data.epochs=0")
+    refused("oreo", "eval.samples is -1", *on(begun), "--config.eval.samples=-1")
     refused("oreo", "a row holds 16", *on(begun), "--config.data.row_tokens=16")
     refused("sft", "config.task: largest must be at least 1", "--config.task.largest=0")
     refused("sft", "a multiple of twice", "--config.model.width=34")
@@ -105,6 +108,21 @@ def test_what_cannot_be_is_refused_in_words(begun, tmp_path):
     assert not (tmp_path / "x").exists()
     refused("sft", "config.data.flip is 0.1: it must be 0", "--config.data.flip=0.1")
     refused("kto", "a batch of one answer", *on(begun), "--config.data.batch_size=71")
+
+
+def test_what_would_do_nothing_is_no_setting():
+    dead = [
+        *("optimizer.learning_rate", "drift.sample", "data.batch_size", "lora.rank"),
+        *("log.keep_checkpoints", "resume", "parallel", "num_devices"),
+        *("eval.every_updates", "eval.before", "eval.samples"),
+    ]
+    for method, more in (("search", []), ("collect", ["eval.split", "eval.problems"])):
+        for key in (*dead, *more):
+            with pytest.raises(border.ConfigError, match=f"config.{key} is not a set"):
+                logged_runs.settings(method, f"--config.{key}=1")
+        for key in ("eval.batch", "eval.prompt_tokens", "eval.max_tokens"):
+            found = logged_runs.settings(method, f"--config.{key}=7")
+            assert found.eval[key.removeprefix("eval.")] == 7
 
 
 def test_a_line_that_cannot_be_used_stops_or_is_kept_aside(begun, tmp_path, capsys):
