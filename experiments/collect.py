@@ -34,10 +34,11 @@ def main(config: Any, workdir: str) -> None:
     border.require(
         bool(config.model.path), "model.path", config.model.path, "a model that answers"
     )
-    task, start = reasoning.make_task(config), starts.choose_start(config)
+    start = starts.choose_start(config)
+    task = reasoning.make_task(config, start.tokenizer)
     asked = reasoning.part(task, config.split, "split", config.problems)
     answerer = reasoning.make_answerer(
-        start.config, start.tokenizer, task.verify, config.eval, start.eos_ids
+        start.config, start.tokenizer, task.judge.verify, config.eval, start.eos_ids
     )
     folder = pathlib.Path(workdir)
     parts = folder / "parts"

@@ -164,7 +164,8 @@ def train(
     run.keep_compiled()
     border.limits(config, LIMITS)
     parallel = run.parallel_of(config)
-    task, start = reasoning.make_task(config), starts.choose_start(config)
+    start = starts.choose_start(config)
+    task = reasoning.make_task(config, start.tokenizer)
     begun = [_begun(config, start, method)]  # taken out of the list, as weights are
     # Into a folder of its own: the workdir may be another run's, and is opened later.
     with tempfile.TemporaryDirectory() as spare:
@@ -260,7 +261,7 @@ def _iterate(
 def _evaluate(config, task, start, agent, log) -> Callable[..., dict]:
     """Greedy answers to the problems of a split, and drift on the log."""
     answerer = reasoning.make_answerer(
-        start.config, start.tokenizer, task.verify, config.eval, start.eos_ids
+        start.config, start.tokenizer, task.judge.verify, config.eval, start.eos_ids
     )
     asked = reasoning.part(task, config.eval.split, "eval.split", config.eval.problems)
     look = drift.make(config, start.texts, agent, log, start.config.vocab_size)

@@ -13,13 +13,12 @@ from rljax.agents import ppo_glam as ppo_agent
 from rljax.agents import sac_glam as sac_agent
 from rljax.agents.base import Agent, with_frozen
 from rljax.envs import verifiers
-from rljax.envs.reasoning import problems
 from rljax.envs.reasoning.problems import Problem
+from rljax.text.tokenizer import Tokenizer
 from rljax.training import checkpoint, evaluate, workdir
 from rljax.training.files import RunError, read_json
 from rljax.types import PyTree
 
-READERS = {"gsm8k": problems.read_gsm8k, "math": problems.read_math}
 _MANY = 8  # steps; problems with more of them are one kind
 
 
@@ -94,8 +93,7 @@ def both(first: Policy, second: Policy, how: How) -> tuple[Outcomes, Outcomes]:
         _require_same(home, policy, part)
     if goals:
         return _both_played(home, first, second, how)
-    asked, verify = _panel(home, how)
-    one, other = (_answered(home, p, asked, verify, how) for p in (first, second))
+    one, other = (_answered(home, policy, how) for policy in (first, second))
     return one, other
 
 
@@ -108,7 +106,9 @@ def _require_same(home: dict[str, Any], policy: Policy, part: str) -> None:
             f"{policy.path} is not a run of the same kind as the other: compare runs "
             "that learn reasoning, or runs on Playground-Text"
         )
-    here, there = workdir.flatten(home[part]), workdir.flatten(policy.config[part])
+    here, there = (
+        workdir.flatten(_config(x).to_dict()[part]) for x in (home, policy.config)
+    )
     wrong = sorted(
         f"{part}.{key} is {there.get(key)!r} there, {here.get(key)!r} here"
         for key in here.keys() | there.keys()
@@ -136,26 +136,30 @@ def kind_of(problem: Problem) -> str:
     return problem.task.partition("/")[0]
 
 
-def _panel(home: dict[str, Any], how: How) -> tuple[list[Problem], verifiers.Verify]:
-    task = reasoning.make_task(_config(home))
+def _panel(
+    home: dict[str, Any], how: How, tokens: Tokenizer
+) -> tuple[list[Problem], verifiers.Verify]:
+    """The problems, put as `home` says in the words of a policy's tokenizer."""
+    task = reasoning.make_task(_config(home), tokens)
     splits = {"train": task.train, "dev": task.dev, "test": task.test}
     if how.panel in splits:
         asked = splits[how.panel]
     else:
         path, name = pathlib.Path(how.panel).expanduser(), home["task"]["name"]
-        if not path.is_file() or name not in READERS:
-            files = f", or a file of {name}'s form" if name in READERS else ""
+        has_files = reasoning.TASKS[name].file is not None
+        if not path.is_file() or not has_files:
+            files = f", or a file of {name}'s form" if has_files else ""
             raise RunError(
                 f"--panel={how.panel}: it must be one of {', '.join(splits)}{files}"
             )
-        asked = READERS[name](path)
+        asked = reasoning.read_file(_config(home), tokens, str(path))
     asked = asked[: how.problems or None]
     if not asked:
         raise RunError(f"--panel={how.panel} has no problem")
-    return asked, task.verify
+    return asked, task.judge.verify
 
 
-def _answered(home, policy: Policy, asked, verify, how: How) -> Outcomes:
+def _answered(home, policy: Policy, how: How) -> Outcomes:
     """What a policy gets right; both get the room for answers that `home` gives."""
     config = _config(policy.config or home)
     config.model.path = policy.path
@@ -167,6 +171,7 @@ def _answered(home, policy: Policy, asked, verify, how: How) -> Outcomes:
             )
     config.lora.rank = 0  # a folder holds the whole policy
     start = starts.choose_start(config)
+    asked, verify = _panel(home, how, start.tokenizer)
     answerer = reasoning.make_answerer(
         start.config, start.tokenizer, verify, _config(home).eval, start.eos_ids
     )
@@ -268,4 +273,7 @@ def _agent(config: Any, task: playground.Task) -> Agent:
 
 def _config(values: dict[str, Any]) -> config_dict.ConfigDict:
     """Settings of a run, as its record has them."""
-    return config_dict.ConfigDict(values)
+    config = config_dict.ConfigDict(values)
+    if "task" in config and "prompt" not in config.task:
+        config.task.prompt = "line"  # as all were asked by earlier versions
+    return config

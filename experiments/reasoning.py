@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import border
+from experiments import border, prompts
 from experiments.border import AT_LEAST_ONE, ConfigError, Limit, pick, require
+from experiments.prompts import PROMPTS, Judge, Prompt
 from rljax.data import episodes
 from rljax.envs import verifiers
 from rljax.envs.reasoning import arithmetic, problems
@@ -27,6 +28,7 @@ LIMITS = {
     "eval.prompt_tokens": AT_LEAST_ONE,
     "eval.max_tokens": AT_LEAST_ONE,
 }
+Put = Callable[[Problem], Problem]  # a question as a policy is asked it
 CHUNK = 256  # problems between two looks for a signal
 
 
@@ -37,7 +39,7 @@ class Task(NamedTuple):
     train: list[Problem]  # with answers alone, to learn from by trying
     dev: list[Problem]
     test: list[Problem]
-    verify: verifiers.Verify
+    judge: Judge
 
 
 class Answers(NamedTuple):
@@ -49,14 +51,59 @@ class Answers(NamedTuple):
     right: np.ndarray  # bool [N]; an answer that did not end is wrong
 
 
-def make_task(config: Any) -> Task:
-    """The problems that a config names.
+class Kind(NamedTuple):
+    """Where problems are from.
+
+    Attributes:
+      parts: (`config.task`, what puts a problem) -> solved, train, dev and test.
+      file: the problems of a file, their prompts the questions alone; None where there
+        are no files.
+      system: says in a chat how an answer ends.
+      judge: of answers.
+    """
+
+    parts: Callable[[Any, Put], tuple[list[Problem], ...]]
+    file: Callable[[str], list[Problem]] | None
+    system: str
+    judge: Judge
+
+
+def make_task(config: Any, tokens: Tokenizer) -> Task:
+    """The problems that a config names, as `task.prompt` puts them.
+
+    Args:
+      config: with `task` and room for answers, `eval`.
+      tokens: tokenizer of the policy that is asked; its template is that of a chat.
 
     Raises:
-      ConfigError: for an impossible setting, or a file that cannot be read.
+      ConfigError: for an impossible setting, a file that cannot be read, or a chat
+        with a tokenizer that knows none.
     """
     border.limits(config, LIMITS)
-    return pick(TASKS, config.task.name, "task.name")(config.task)
+    kind = pick(TASKS, config.task.name, "task.name")
+    prompt = _prompt(config, tokens)
+    solved, train, dev, test = kind.parts(
+        config.task, lambda problem: prompts.put(prompt, problem)
+    )
+    return Task(solved, train, dev, test, prompt.judge or kind.judge)
+
+
+def read_file(config: Any, tokens: Tokenizer, path: str) -> list[Problem]:
+    """Problems of a file of the task's form, put as the task's are.
+
+    Raises:
+      ConfigError: as `make_task`; or if the task has no files.
+      ValueError: for a line that is no problem.
+    """
+    read = pick(TASKS, config.task.name, "task.name").file
+    require(read is not None, "task.name", config.task.name, "a task that has files")
+    prompt = _prompt(config, tokens)
+    return [prompts.put(prompt, problem) for problem in read(path)]
+
+
+def _prompt(config: Any, tokens: Tokenizer) -> Prompt:
+    make = pick(PROMPTS, config.task.prompt, "task.prompt")
+    return make(tokens, TASKS[config.task.name].system)
 
 
 def part(task: Task, name: str, key: str, most: int = 0) -> list[Problem]:
@@ -77,7 +124,7 @@ def part(task: Task, name: str, key: str, most: int = 0) -> list[Problem]:
     return found[: most or None]
 
 
-def _arithmetic(task: Any) -> Task:
+def _arithmetic(task: Any, put: Put) -> tuple[list[Problem], ...]:
     sizes = {
         "test": task.test_size,
         "dev": task.dev_size,
@@ -95,26 +142,35 @@ def _arithmetic(task: Any) -> Task:
         sets = arithmetic.split(settings, task.seed, sizes)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"config.task: {error}") from error
-    return Task(
-        sets["solved"], sets["train"], sets["dev"], sets["test"], verifiers.final_number
+    return tuple(
+        [put(one._replace(prompt=one.prompt.removesuffix("\n"))) for one in sets[name]]
+        for name in ("solved", "train", "dev", "test")
     )
 
 
 def _of_file(
-    read: Callable[[str], list[Problem]], verify: verifiers.Verify
-) -> Callable[[Any], Task]:
-    def make(task):
+    read: Callable[[str], list[Problem]],
+) -> Callable[[Any, Put], tuple[list[Problem], ...]]:
+    def make(task, put):
         require(bool(task.train), "task.train", task.train, "the path of a file")
         try:
             found = read(task.train)
             held = read(task.test) if task.test else None
         except (OSError, ValueError) as error:
             raise ConfigError(f"config.task: {error}") from error
+        found, held = map(put, found), None if held is None else [*map(put, held)]
+        found = list(found)
         # Dealt by the seed, so that no part is one end of the file.
         order = np.random.default_rng(task.seed).permutation(len(found))
         found = [found[i] for i in order]
         if held is None:
             held, found = found[: task.test_size], found[task.test_size :]
+        elif 0 < task.test_size < len(held):
+            print(
+                f"{task.test}: the first {task.test_size:,} of {len(held):,} problems "
+                "are the test set; test_size=0 takes all"
+            )
+            held = held[: task.test_size]
         dev, rest = found[: task.dev_size], found[task.dev_size :]
         solved, train = rest[: task.solved_size], rest[task.solved_size :]
         train = train[: task.train_size or None]
@@ -125,15 +181,24 @@ def _of_file(
             "a file with more problems than dev_size, test_size and solved_size "
             f"together, {task.dev_size + task.test_size + task.solved_size}",
         )  # fmt: skip
-        return Task(solved, train, dev, held[: task.test_size], verify)
+        return solved, train, dev, held
 
     return make
 
 
+def _gsm8k(path: str) -> list[Problem]:
+    return problems.read_gsm8k(path, prompt=problems.question_only)
+
+
+def _math(path: str) -> list[Problem]:
+    return problems.read_math(path, problems.question_only)
+
+
+# Answers to arithmetic end as GSM8K's do.
 TASKS = {
-    "arithmetic": _arithmetic,
-    "gsm8k": _of_file(problems.read_gsm8k, verifiers.final_number),
-    "math": _of_file(problems.read_math, verifiers.boxed),
+    "arithmetic": Kind(_arithmetic, None, problems.GSM8K_SYSTEM, prompts.NUMBER),
+    "gsm8k": Kind(_of_file(_gsm8k), _gsm8k, problems.GSM8K_SYSTEM, prompts.NUMBER),
+    "math": Kind(_of_file(_math), _math, problems.MATH_SYSTEM, prompts.BOX),
 }
 
 
@@ -194,11 +259,11 @@ def make_answerer(
         temperature: float = 0.0,
         seed: int = 0,
     ) -> Answers:
-        prompts = [episodes.prompt_ids(tokens, problem.prompt) for problem in asked]
         keys = jax.random.split(jax.random.key(seed), max(len(asked), 1))[: len(asked)]
         try:
+            given = [episodes.prompt_ids(tokens, problem.prompt) for problem in asked]
             found = made.generate(
-                params, prompts, keys, samples=samples, temperature=temperature
+                params, given, keys, samples=samples, temperature=temperature
             )
         except ValueError as error:
             raise ConfigError(f"config.eval: {error}") from error

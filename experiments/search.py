@@ -105,7 +105,8 @@ def _setting(config: Any) -> Setting:
         f"at least {max(config.beams) ** 2}, the candidates of one problem",
     )  # fmt: skip
     reading = border.pick(READINGS, config.reading, "reading")
-    task, start = reasoning.make_task(config), starts.choose_start(config)
+    start = starts.choose_start(config)
+    task = reasoning.make_task(config, start.tokenizer)
     asked = reasoning.part(task, config.eval.split, "eval.split", config.eval.problems)
     judge, params = critic.load(config.model.path, start.config), start.weights()
     trunk = params if judge.params is None else judge.params

@@ -1,6 +1,5 @@
 """What `search` compares: ways to spend tokens on an answer."""
 
-import operator
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +10,6 @@ import numpy as np
 from experiments import critic, reasoning, starts
 from experiments.border import ConfigError
 from rljax.data import episodes
-from rljax.envs import latex, verifiers
 from rljax.envs.reasoning.problems import Problem
 from rljax.search import beam as beam_lib
 from rljax.search import best_of_k, steps, values
@@ -99,7 +97,9 @@ def beam(setting: Setting, beams: int) -> Outcome:
         raise ConfigError(f"config.eval: {error}") from error
     right = [
         one.answer is not None
-        and setting.task.verify(problem.answer, _text(setting)(one.answer.ids.tolist()))
+        and setting.task.judge.verify(
+            problem.answer, _text(setting)(one.answer.ids.tolist())
+        )
         for one, problem in zip(found, setting.asked, strict=True)
     ]
     cost = [
@@ -123,7 +123,7 @@ def pool(setting: Setting, samples: int, value: bool = True) -> Pool:
     judge = _critic(setting) if value else None
     parts: list[tuple[np.ndarray, ...]] = []
     finals: list[list[Any]] = []
-    final = FINALS[config.task.name]
+    final = setting.task.judge.said
     each = max(1, config.rows // samples)
     for first in range(0, len(asked), reasoning.CHUNK):
         some = setting.asked[first : first + reasoning.CHUNK]
@@ -165,7 +165,7 @@ def _best_of_n(setting: Setting, drawn: Pool, samples: int) -> Outcome:
 
 
 def _majority(setting: Setting, drawn: Pool, samples: int) -> Outcome:
-    same = latex.equal if setting.config.task.name == "math" else operator.eq
+    same = setting.task.judge.same
     votes = [best_of_k.majority(row[:samples], same) for row in drawn.finals]
     return _chosen(setting, drawn, samples, np.array(votes), judged=False)
 
@@ -209,13 +209,6 @@ def delimiters(
     return ids, [text for text in texts if len(text) > 1]
 
 
-FINALS: dict[str, Callable[[str], Any]] = {
-    "arithmetic": verifiers.number_of,
-    "gsm8k": verifiers.number_of,
-    "math": latex.last_boxed,
-}
-
-
 def _sizes(setting: Setting) -> Sizes:
     return Sizes(
         prompt=setting.config.eval.prompt_tokens, longest=setting.config.eval.max_tokens
@@ -233,7 +226,7 @@ def _critic(setting: Setting) -> values.Critic:
 def _answerer(setting: Setting) -> reasoning.Answerer:
     start = setting.start
     return reasoning.make_answerer(
-        start.config, start.tokenizer, setting.task.verify, setting.config.eval,
+        start.config, start.tokenizer, setting.task.judge.verify, setting.config.eval,
         start.eos_ids,
     )  # fmt: skip
 

@@ -75,9 +75,12 @@ def solutions(start: starts.Start, task: reasoning.Task) -> list[Episode]:
         record = Record(
             line=line, prompt=problem.prompt, response=problem.solution, reward=1.0
         )
-        found.append(
-            episodes.tokenise(record, start.tokenizer, end_id=start.eos_ids[0])
-        )
+        try:
+            found.append(
+                episodes.tokenise(record, start.tokenizer, end_id=start.eos_ids[0])
+            )
+        except ValueError as error:
+            raise border.ConfigError(f"config.task: {problem.task} {error}") from error
     assert all(np.any(episode.action) for episode in found)
     return found
 

@@ -42,12 +42,15 @@ def shared(scale: str, scales: Sequence[str] = SCALES) -> config_dict.ConfigDict
 
     config.task = config_dict.ConfigDict()
     config.task.name = "arithmetic"  # gsm8k, math: their files at task.train, task.test
+    # How a question is put: line (it and the end of its line), question (as it is),
+    # deepseek_math, chat (the tokenizer's template, the system message of the task).
+    config.task.prompt = "line"
     config.task.train = ""
-    config.task.test = ""  # empty: task.test_size problems of train, by task.seed
+    config.task.test = ""  # empty: test_size problems of train, by task.seed
     config.task.solved_size = 4_000  # problems with written solutions, for sft
     config.task.train_size = 2_000  # others, to collect answers to; 0 of a file: all
     config.task.dev_size = 500  # problems to choose settings with
-    config.task.test_size = 1_000
+    config.task.test_size = 1_000  # 0: all of the file test; without one, none
     config.task.seed = 1  # of arithmetic's problems
     config.task.operations = (3, 5)
     config.task.largest = 20
@@ -139,13 +142,15 @@ def _scale(config: config_dict.ConfigDict, scale: str) -> None:
         config.task.name = "gsm8k"
         config.task.solved_size = 0  # all that are not held out, for both
         config.task.train_size = 0
-        config.task.test_size = 1_000
+        config.task.test_size = 0
         config.data.row_tokens = 1_024
         config.eval.prompt_tokens = 512
         config.eval.max_tokens = 512
         config.model.dtype = "bfloat16"
         config.model.remat = True
     if scale in PAPER:
+        asked = {"qwen2.5_math_1.5b": "chat", "deepseekmath_7b": "deepseek_math"}
+        config.task.prompt = asked.get(scale, "line")
         config.data.row_tokens = 4_096 if scale == "minicpm_2b" else 2_048
         config.model.param_dtype = "bfloat16"  # stepped in float32
         config.eval.max_tokens = 2_048

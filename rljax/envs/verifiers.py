@@ -100,6 +100,16 @@ def stated(answer: str, response: str) -> bool:
       ValueError: if `answer` is empty.
     """
     _require(answer)
+    found = stated_in(response)
+    return found is not None and latex.equal(answer, found)
+
+
+def stated_in(response: str) -> str | None:
+    """What `stated` compares: the answer that a response gives, None without one.
+
+    Args:
+      response: any text.
+    """
     found = latex.last_boxed(response)
     if found is None and PHRASE in response:
         line = response.rpartition(PHRASE)[2].lstrip(" :\n").split("\n", 1)[0]
@@ -107,7 +117,7 @@ def stated(answer: str, response: str) -> bool:
     elif found is None:
         for match in _ANY_NUMBER.finditer(response):
             found = match[0]
-    return found is not None and latex.equal(answer, found)
+    return found
 
 
 def _require(answer: str) -> None:

@@ -13,6 +13,7 @@ from experiments import (
     reasoning,
     rejection_sampling,
     sft,
+    starts,
 )
 from rljax.data import logs
 from rljax.data.record import Record
@@ -47,12 +48,13 @@ def run(method, workdir, *more):
 def begin(path):
     """The workdir of sft, and a log of right and wrong answers."""
     run("sft", path / "sft")
-    task = reasoning.make_task(settings("sft"))
+    config = settings("sft")
+    task = reasoning.make_task(config, starts.choose_start(config).tokenizer)
     records = []
     for n, problem in enumerate(task.train[:24]):
         wrong = problem.solution[:-1] + ("1" if problem.solution[-1] != "1" else "2")
         for said in (problem.solution, wrong, wrong):
-            assert task.verify(problem.answer, said) == (said == problem.solution)
+            assert task.judge.verify(problem.answer, said) == (said == problem.solution)
             right = float(said == problem.solution)
             records.append(
                 Record(
