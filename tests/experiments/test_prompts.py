@@ -105,9 +105,10 @@ def test_tokens_are_the_templates_own_wherever_they_are_read(files, kind, tmp_pa
         {"role": "system", "content": problems.GSM8K_SYSTEM},
         {"role": "user", "content": f"{QUESTION} {task.test[0].answer}"},
     ]
-    meant = tokens.apply_chat_template(
+    meant: Any = tokens.apply_chat_template(
         said, add_generation_prompt=True, return_dict=True
-    )["input_ids"]  # pyrefly: ignore
+    )
+    meant = meant["input_ids"]
     # Search and the panels of compare.
     setting: Any = types.SimpleNamespace(
         start=types.SimpleNamespace(tokenizer=tokens), asked=task.test[:1]
