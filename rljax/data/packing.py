@@ -178,6 +178,16 @@ def pack(plan: Plan, items: list[Item]) -> Packed:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *packed)
 
 
+def rows_needed(plan: Plan, items: list[Item]) -> int:
+    """The fewest rows of a device that `pack` could put these items into.
+
+    Args:
+      plan: whose other sizes are used.
+      items: at most `plan.batch_size`, no text longer than `plan.tokens`.
+    """
+    return max(len(_fill(_texts(s), plan.tokens)) for s in _shares(plan, items))
+
+
 def num_tokens(items: list[Item]) -> int:
     """Tokens of all texts, prompts included."""
     return sum(len(text.ids) for item in items for text in item)

@@ -169,3 +169,17 @@ def test_without_tasks_the_order_is_a_permutation_of_the_epoch():
     shown = [text.line for (text,) in packing.batch_of(plan, 0)]
     order = np.random.default_rng([7, 0]).permutation(len(ITEMS))
     assert shown == [LOG[i].line for i in order]
+
+
+@given(count=st.integers(1, 23), num_devices=st.sampled_from([1, 2]))
+@settings(max_examples=20, deadline=None)
+def test_rows_needed_are_enough_and_none_is_empty(count, num_devices):
+    items = ITEMS[:count]
+    plan = packing.make_plan(ITEMS, 24, 1, 0, num_devices, tokens=32)
+    rows = packing.rows_needed(plan, items)
+    batch = packing.pack(plan._replace(rows=rows), items)
+    segment = np.asarray(batch.segment).reshape(num_devices, rows, -1)
+    assert segment.any(axis=(0, 2)).all()
+    assert np.sum(np.asarray(batch.line) >= 0) == count
+    with pytest.raises(IndexError):
+        packing.pack(plan._replace(rows=rows - 1), items)
