@@ -1,0 +1,151 @@
+"""Replay between two updates: what is tried, kept, scored anew and dropped."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from rljax.agents import rrl
+from rljax.replay import archive, cells, choice, promise, schedule
+
+END, LONGEST, T, GROUP = 9, 6, 8, 2
+SETTINGS = rrl.Settings(
+    schedule=schedule.Config(updates=10, share=1.0, most=1.0, ramp=0.0, fade=0.0),
+    cells=2,
+    longest=LONGEST,
+    where=promise.by_return,
+    score=promise.by_return,
+    worth=archive.as_scored,
+    weigh=lambda bandit: choice.by_visits,
+    end_ids=(END,),
+    seed=3,
+    explained=0.1,
+    dead_after=4,
+)
+NOTHING = schedule.no_history(3)
+
+
+def found(starts, right, **changes):
+    """Answers 1 2 ... 8 whose best cut is before token 3, worth 0.3 of it."""
+    each = schedule.in_groups(starts, GROUP)
+    count = len(each.problem)
+    tokens = np.broadcast_to(np.arange(1, T + 1), (count, T)).astype(np.int32)
+    returns = np.full((count, T), 0.1, np.float32)
+    returns[:, 3] = 0.3
+    made = rrl.Found(
+        starts=starts,
+        each=each,
+        tokens=tokens,
+        length=np.full(count, T, np.int32),
+        step=np.broadcast_to(np.arange(T), (count, T)),
+        right=np.array(right),
+        judged=np.ones(count, bool),
+        entropy=np.zeros((count, T), np.float32),
+        value=None,
+        returns=returns,
+        explained=0.5,
+        warming=False,
+    )
+    return made._replace(**changes)
+
+
+def begun():
+    """A memory with a state of problem 1, from the answers of a first step."""
+    memory = rrl.begin(SETTINGS, np.full(3, LONGEST))
+    starts = archive.bare(np.array([1]), LONGEST)
+    return rrl.remember(SETTINGS, memory, NOTHING, found(starts, [False, False]), 0)
+
+
+def test_a_promising_state_is_kept_and_gone_on_from():
+    memory, told = begun()
+    assert cells.state_of(memory.archive, 1, 0).tolist() == [1, 2, 3]
+    assert memory.archive.score[1, 0] == np.float32(0.3)
+    assert told["replay/states_added"] == told["replay/states_known"] == 1
+    memory, starts, rho = rrl.choose(SETTINGS, memory, NOTHING, np.array([0, 1]), 1)
+    assert rho == 1.0 and starts.length.tolist() == [0, 3]
+    assert memory.archive.visits[1, 0] == 1
+    seen = found(starts, [False, False, True, False])
+    seen = seen._replace(returns=seen.returns + np.float32(0.1))
+    after, told = rrl.remember(SETTINGS, memory, NOTHING, seen, 7)
+    assert after.archive.tries[1].tolist() == [2, 0]
+    assert after.archive.solves[1].tolist() == [1, 0]
+    assert after.bandit.fast[1, 0] > 0
+    assert told["replay/right_age_5"] == 0.5  # 7 steps old
+    assert np.isnan(told["replay/right_age_0"])
+    # Prefix and suffix together are the new state, of the length there is room for.
+    assert cells.state_of(after.archive, 1, 1).tolist() == [1, 2, 3, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"warming": True},
+        {"explained": 0.05},
+        {"explained": None},
+        {"judged": np.zeros(2, bool)},
+    ],
+)
+def test_nothing_is_kept_of_a_critic_that_is_not_believed(changes):
+    memory = rrl.begin(SETTINGS, np.full(3, LONGEST))
+    starts = archive.bare(np.array([1]), LONGEST)
+    seen = found(starts, [False, False], **changes)
+    memory, told = rrl.remember(SETTINGS, memory, NOTHING, seen, 0)
+    assert not memory.archive.used.any() and told["replay/states_nothing"] == 2
+
+
+def test_right_answers_to_problems_that_are_mostly_solved_keep_nothing():
+    memory = rrl.begin(SETTINGS, np.full(3, LONGEST))
+    starts = archive.bare(np.array([1]), LONGEST)
+    often = schedule.note(NOTHING, np.ones(4, int), np.array([True, True, False, True]))
+    seen = found(starts, [True, True])
+    memory, _ = rrl.remember(SETTINGS, memory, often, seen, 0)
+    assert not memory.archive.used.any()
+    memory, _ = rrl.remember(SETTINGS, memory, NOTHING, seen, 0)
+    assert memory.archive.used.any()
+
+
+def test_a_look_scores_anew_and_drops_what_is_dead_or_solved():
+    memory, _ = begun()
+    asked = []
+
+    def value(states):
+        asked.append(states.tokens.tolist())
+        return np.full(len(states.problem), 0.7, np.float32)
+
+    after, told = rrl.refresh(SETTINGS, memory, NOTHING, value)
+    assert asked == [[[1, 2, 3, 0, 0, 0]]]
+    assert after.archive.score[1, 0] == np.float32(0.7)
+    assert told == {"replay/retired": 0.0, "replay/dead": 0.0}
+    kept, _ = rrl.refresh(SETTINGS, memory, NOTHING, None)
+    assert kept.archive.score[1, 0] == np.float32(0.3)
+    solved = schedule.note(NOTHING, np.ones(8, int), np.ones(8, bool))
+    gone, told = rrl.refresh(SETTINGS, memory, solved, value)
+    assert not gone.archive.used.any() and told["replay/retired"] == 1
+    tries = memory.archive.tries.copy()
+    tries[1, 0] = 4
+    tired = dataclasses.replace(
+        memory, archive=dataclasses.replace(memory.archive, tries=tries)
+    )
+    gone, told = rrl.refresh(SETTINGS, tired, NOTHING, value)
+    assert not gone.archive.used.any() and told["replay/dead"] == 1
+    assert len(asked) == 1  # no state was left to ask of
+
+
+def test_what_is_told_of_the_archive():
+    memory, _ = begun()
+    told = rrl.look(memory, 4)
+    assert told["replay/fill"] == pytest.approx(1 / 6)
+    assert told["replay/problems"] == pytest.approx(1 / 3)
+    assert told["replay/cell_age"] == 4
+    assert np.isnan(told["replay/rank_correlation"])
+
+
+def test_ranks_share_a_place():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 5, 30).astype(float), rng.random(30)
+    theirs = scipy.stats.spearmanr(a, b).statistic
+    assert rrl.rank_correlation(a, b) == pytest.approx(theirs, abs=1e-12)
+    assert rrl.rank_correlation(a, a) == pytest.approx(1.0)
+    assert np.isnan(rrl.rank_correlation(a[:2], b[:2]))
+    assert np.isnan(rrl.rank_correlation(np.ones(4), a[:4]))
