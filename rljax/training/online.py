@@ -1,0 +1,252 @@
+"""A step of on-line learning: answers to problems, judged, learnt from, and kept.
+
+    problems -> starts -> answers -> verdicts -> reading -> targets -> updates -> memory
+
+Between two steps the host carries what is not the agent's: what came of bare tries,
+and the memory of replay where there is one. What a step does is a function of the
+config, the seed and the number of the step, so that a resumed run equals one that was
+never stopped.
+
+Shape letters: N problems, B groups of a step, G answers of each, M = B G, T most tokens
+of an answer.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rljax.agents import rrl
+from rljax.agents.offline import State
+from rljax.agents.token_rl import Rollout, batch_of
+from rljax.replay import archive, schedule
+from rljax.replay.cells import States
+from rljax.rollout import answers as answers_lib
+from rljax.rollout.answers import Answers, Verdicts
+from rljax.training.online_parts import Host, Parts, Told, order
+from rljax.training.online_texts import (
+    Programs,
+    compile_all,
+    items_of,
+    numbered,
+    packed,
+    read_all,
+    values_of,
+)
+
+Carried = tuple[State, Host]
+
+
+def make(parts: Parts) -> Callable[[Carried], tuple[Carried, Told]]:
+    """The function that takes a step.
+
+    Args:
+      parts: of the run.
+
+    Returns:
+      (agent's state, host) -> ((the same, after the step), metrics). The agent's state
+      is given away.
+
+    Raises:
+      ValueError: if sizes do not divide.
+    """
+    sizes, devices = parts.sizes, parts.parallel.num_devices
+    for name, total, part in (
+        ("groups", sizes.groups, sizes.batch_groups),
+        ("batch_groups", sizes.batch_groups, devices),
+    ):
+        if total % part:
+            raise ValueError(f"{name} is {total}, which {part} cannot share evenly")
+    programs = compile_all(parts)
+
+    def step(carried: Carried) -> tuple[Carried, Told]:
+        state, host = carried
+        number = int(host.counts[0])
+        host, starts, rho = _starts(parts, host, number)
+        found = _sampled(parts, state, starts, number)
+        truths = [parts.problems[i].answer for i in found.start.problem]
+        verdicts = answers_lib.judge(parts.verify, _text(parts), found, truths)
+        if verdicts.failure:
+            failed = int(np.sum(~verdicts.judged))
+            print(f"the verifier failed {failed} times: {verdicts.failure}", flush=True)
+        items = items_of(parts, found)
+        state, read = read_all(parts, programs, state, items)
+        held = _rollout(parts, found, verdicts, read, number)
+        targets, told = jax.device_get(programs.estimate(held))
+        told |= _look(found, verdicts, read, host, rho)
+        host = _noted(host, found, verdicts)
+        if parts.replay is not None:
+            host, more = _remembered(
+                parts, parts.replay, host, starts, found, verdicts, read, targets, told,
+                number,
+            )  # fmt: skip
+            told |= more
+        state, more = _updated(parts, programs, state, items, held, targets, number)
+        told |= more
+        if parts.replay is not None and (number + 1) % sizes.refresh == 0:
+            state, host, more = _refreshed(parts, parts.replay, programs, state, host)
+            told |= more
+        return (state, host), told | _counted(state, host)
+
+    return step
+
+
+def _starts(parts: Parts, host: Host, number: int) -> tuple[Host, States, float]:
+    sizes = parts.sizes
+    problems = order(
+        sizes.seed, len(parts.problems), number * sizes.groups, sizes.groups
+    )
+    if parts.replay is None or host.memory is None:
+        return host, archive.bare(problems, 1), 0.0
+    memory, starts, rho = rrl.choose(
+        parts.replay, host.memory, host.history, problems, number
+    )
+    return dataclasses.replace(host, memory=memory), starts, rho
+
+
+def _sampled(parts: Parts, state: State, starts: States, number: int) -> Answers:
+    sizes = parts.sizes
+    _, sampling = jax.random.split(jax.random.key(sizes.seed))  # the first is init's
+    key = jax.random.fold_in(sampling, number)
+    return answers_lib.sample(
+        parts.generate, parts.agent.policy(state),
+        [parts.prompts[i] for i in starts.problem], starts,
+        jax.random.split(key, sizes.groups), group=sizes.samples,
+        longest=sizes.longest, temperature=sizes.temperature,
+    )  # fmt: skip
+
+
+def _text(parts: Parts) -> Callable[[Sequence[int]], str]:
+    return lambda ids: parts.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+
+def _rollout(
+    parts: Parts, found: Answers, verdicts: Verdicts, read, number: int
+) -> Rollout:
+    return Rollout(
+        log_p=jnp.asarray(read["log_prob"]),
+        log_p_ref=jnp.asarray(read["reference_log_prob"]),
+        value=jnp.asarray(read["value"]) if "value" in read else None,
+        mask=jnp.asarray(found.sampled),
+        reward=jnp.asarray(verdicts.right, jnp.float32),
+        judged=jnp.asarray(verdicts.judged),
+        replayed=jnp.asarray(found.start.replayed),
+        warming=jnp.asarray(number < parts.sizes.warmup),
+    )
+
+
+def _updated(
+    parts: Parts, programs: Programs, state: State, items, held, targets, number: int
+) -> tuple[State, Told]:
+    """All updates of a step; metrics are their means."""
+    sizes, rows = parts.sizes, []
+    for epoch in range(sizes.epochs):
+        rng = np.random.default_rng([sizes.seed, 3, number, epoch])
+        places = rng.permutation(sizes.groups)
+        for first in range(0, sizes.groups, sizes.batch_groups):
+            some = [items[i] for i in places[first : first + sizes.batch_groups]]
+            texts, _ = packed(parts, some, sizes.batch_groups, sizes.longest)
+            state, _, told = programs.update(state, batch_of(texts, held, targets))
+            rows.append(jax.device_get(told))
+    return state, {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+
+
+def _noted(host: Host, found: Answers, verdicts: Verdicts) -> Host:
+    """What came of bare tries, which problems were ever solved, what was sampled."""
+    bare = ~found.start.replayed & verdicts.judged
+    solved = host.solved.copy()
+    solved[found.start.problem[verdicts.right]] = True
+    more = [1, len(found.length), int(found.length.sum())]
+    return dataclasses.replace(
+        host,
+        history=schedule.note(
+            host.history, found.start.problem[bare], verdicts.right[bare]
+        ),
+        solved=solved,
+        counts=host.counts + np.array(more, np.int64),
+    )
+
+
+def _remembered(
+    parts, replay, host, starts, found, verdicts, read, targets, told, number
+) -> tuple[Host, Told]:
+    seen = rrl.Found(
+        starts=starts,
+        each=found.start,
+        tokens=found.tokens,
+        length=found.length,
+        step=numbered(parts, found),
+        right=verdicts.right,
+        judged=verdicts.judged,
+        entropy=read["entropy"],
+        value=read.get("value"),
+        returns=targets.score,
+        explained=told.get("critic/explained_variance"),
+        warming=number < parts.sizes.warmup,
+    )
+    memory, more = rrl.remember(replay, host.memory, host.history, seen, number)
+    more |= rrl.look(memory, number)
+    return dataclasses.replace(host, memory=memory), more
+
+
+def _refreshed(
+    parts, replay, programs, state, host
+) -> tuple[State, Host, dict[str, float]]:
+    held = [state]
+
+    def value(states: States) -> np.ndarray:
+        held[0], found = values_of(parts, programs, held[0], states)
+        return found
+
+    memory, told = rrl.refresh(
+        replay, host.memory, host.history, None if programs.value is None else value
+    )
+    return held[0], dataclasses.replace(host, memory=memory), told
+
+
+def _look(found: Answers, verdicts: Verdicts, read, host: Host, rho: float) -> Told:
+    """What a rollout was like."""
+    mask, replayed, right = found.sampled, found.start.replayed, verdicts.right
+    problem = found.start.problem
+    kept = {
+        (problem[m], answers_lib.whole(found, m).tobytes())
+        for m in np.flatnonzero(right)
+    }
+    new = np.unique(problem[right & ~host.solved[problem]])
+
+    def share(x, where):
+        return float(x[where].mean()) if where.any() else float("nan")
+
+    prefix = found.start.length / (found.start.length + found.length)
+    return {
+        "rollout/right": share(right, verdicts.judged),
+        "rollout/right_bare": share(right, verdicts.judged & ~replayed),
+        "rollout/right_replayed": share(right, verdicts.judged & replayed),
+        "rollout/distinct_right": len(kept) / max(int(right.sum()), 1),
+        "rollout/new_solved_per_1k": 1000 * len(new) / len(right),
+        "rollout/length": float(found.length.mean()),
+        "rollout/cut_short": float(np.mean(~found.stopped)),
+        "rollout/verifier_failed": float(np.sum(~verdicts.judged)),
+        "rollout/entropy": share(read["entropy"], mask),
+        "rollout/kl": share(read["kl"], mask),
+        "rollout/sampler_gap": share(np.abs(read["log_prob"] - found.log_prob), mask),
+        "replay/rho": rho,
+        "replay/share": float(replayed.mean()),
+        "replay/prefix_fraction": share(prefix, replayed),
+    }
+
+
+def _counted(state: State, host: Host) -> Told:
+    steps, answers, tokens = (int(n) for n in host.counts)
+    return {
+        "updates": jnp.copy(state.updates),
+        "tokens": tokens,
+        "rollout/steps": steps,
+        "rollout/answers": answers,
+        "rollout/ever_solved": float(host.solved.mean()),
+        "rollout/ever_solved_bare": float((host.history.solves > 0).mean()),
+        "train/skipped": jnp.copy(state.skipped),
+        "train/skipped_in_row": jnp.copy(state.skipped_in_row),
+    }
