@@ -1,0 +1,119 @@
+"""What PPO, GRPO and replay on top of them share, and each method's own settings."""
+
+from ml_collections import config_dict
+
+from experiments.configs import offline
+
+SCALES = ("smoke", "arithmetic", "gsm8k")
+
+
+def shared(scale: str) -> config_dict.ConfigDict:
+    """The settings that do not depend on the method."""
+    config = offline.shared(scale, SCALES)
+    del config.data, config.drift  # of logs
+    del config.optimizer.wait  # ppo.warmup says it in steps
+
+    config.rollout = config_dict.ConfigDict()
+    config.rollout.steps = 200  # of the run; each samples, then learns
+    config.rollout.groups = 32  # problems of a step
+    config.rollout.samples = 8  # answers to each
+    config.rollout.temperature = 1.0
+    config.rollout.slots = 64  # answers under way at a time
+    config.rollout.prompt_tokens = 32  # of the longest prompt
+    config.rollout.max_tokens = 96  # of an answer, a replayed state included
+    config.rollout.window = 8  # bare tries that say whether a problem is solved
+
+    config.loss = config_dict.ConfigDict()
+    config.loss.epochs = 1  # passes over the answers of a step
+    config.loss.batch_groups = 32  # of an update
+    config.loss.low = 0.2  # of the clip
+    config.loss.high = 0.2  # larger than low: clip-higher
+    config.loss.weights = "token"  # sequence, fixed: what counts alike in the mean
+    config.loss.ratio = "token"  # answer: GSPO's, whose clip is about 3e-4
+    config.loss.kl_weight = 0.0  # of the divergence from the reference, in the loss
+    config.loss.entropy_weight = 0.0
+
+    # pass@k of sampled answers, before and after the run; eval.samples are drawn.
+    config.eval.pass_k = (1, 8, 64)
+    config.eval.samples = 64
+    config.log.checkpoint_every_updates = 50
+    config.optimizer.learning_rate = 3e-5
+    if scale == "smoke":
+        config.rollout.steps = 4
+        config.rollout.groups = 4
+        config.rollout.samples = 2
+        config.rollout.slots = 4
+        config.rollout.max_tokens = 32
+        config.loss.batch_groups = 2
+        config.eval.max_tokens = 32
+        config.eval.pass_k = (1, 4)
+        config.eval.samples = 4
+    if scale == "gsm8k":
+        config.rollout.prompt_tokens = 512
+        config.rollout.max_tokens = 512
+        config.loss.batch_groups = 8
+        config.optimizer.learning_rate = 1e-6
+        config.eval.samples = 8
+        config.eval.pass_k = (1, 8)
+    return config
+
+
+def ppo(scale: str) -> config_dict.ConfigDict:
+    """Settings of PPO alone."""
+    config = config_dict.ConfigDict()
+    config.warmup = 10  # steps in which the critic learns alone
+    config.gamma = 1.0
+    config.lambda_ = 0.95
+    config.critic_lambda = 0.95  # of the critic's targets; 1 while it warms up
+    config.beta = 0.0  # of the divergence from the reference, in the reward
+    config.value_clip = 0.2  # how far V may move in the passes of a step; 0: no limit
+    config.value = "own_trunk"  # shared_trunk, adapter
+    config.learning_rate = 9e-5  # of the critic: three times the policy's
+    config.lora_rank = 64  # of value=adapter
+    config.lora_alpha = 64.0
+    if scale == "smoke":
+        config.warmup = 1
+    if scale == "gsm8k":
+        config.learning_rate = 3e-6
+    return config
+
+
+def grpo(scale: str) -> config_dict.ConfigDict:
+    """Settings of GRPO alone."""
+    del scale
+    config = config_dict.ConfigDict()
+    config.advantage = "standardised"  # centred: Dr.GRPO's
+    config.drop_level = False  # groups without a difference count in no mean
+    return config
+
+
+def replay(scale: str) -> config_dict.ConfigDict:
+    """Settings of retrospective replay."""
+    config = config_dict.ConfigDict()
+    config.share = 0.25  # of groups that go on from a stored state, at its highest
+    config.most = 0.5  # of a step's groups
+    config.ramp = 0.1  # of the steps after the warm-up, in which the share rises
+    config.fade = 0.2  # of them, at the end, in which it falls to 0
+    config.solved_at = 0.8  # bare success that ends a problem's replay
+    config.cells = 8  # states of a problem
+    config.state_tokens = 64  # of the longest; longer ones are refused
+    config.tail = 0.1  # share at an answer's end that is in no state
+    config.where = ""  # return, value, entropy, random; empty: return, or entropy
+    config.score = ""  # return, value, group; empty: return, or group without a critic
+    config.choice = "difficulty"  # visits, alike, bandit
+    config.strength = 4.0  # tries that a state's score is worth
+    config.explore = 0.2  # of choice=bandit: the chance of any state alike
+    config.explained = 0.1  # least explained variance of a critic that is believed
+    config.proposes_below = 0.2  # bare success below which right answers propose, too
+    config.refresh = 10  # steps between two looks of the critic at all states
+    config.dead_after = 16  # tries without a right answer
+    if scale == "smoke":
+        config.share = config.most = 0.5
+        config.ramp = config.fade = 0.0
+        config.cells = 2
+        config.state_tokens = 24
+        config.explained = -100.0  # a critic of two updates
+        config.refresh = 2
+    if scale == "gsm8k":
+        config.state_tokens = 256
+    return config

@@ -1,0 +1,145 @@
+"""Whole runs on problems, in this process: finished, gone on with, compared, refused.
+
+The model has random weights, so that no answer is right and all are worth keeping.
+"""
+
+import json
+import math
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from experiments import border, grpo, ppo, rrl
+from rljax.training import checkpoint
+from rljax.training.files import RunError
+from tests.experiments.logged_runs import rows, weights
+
+MAINS = {"grpo": grpo, "ppo": ppo, "rrl": rrl}
+CONFIGS = pathlib.Path(__file__).parents[2] / "experiments" / "configs"
+SMALL = (
+    "--config.eval.problems=2",
+    "--config.task.train_size=6",
+    "--config.rollout.steps=3",
+    "--config.log.checkpoint_every_updates=2",  # a step
+)
+
+
+def run(method, workdir, *more):
+    spec = f"--config={CONFIGS / method}.py:smoke"
+    command = border.read_command([spec, "--workdir=x", *SMALL, *more])
+    MAINS[method].main(command.config, str(workdir))
+    return workdir
+
+
+def same(a, b):
+    """Rows are equal, NaN included."""
+    assert a.keys() == b.keys()
+    return all(a[k] == b[k] or (a[k] is None and b[k] is None) for k in a)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return run("rrl", tmp_path_factory.mktemp("online") / "whole")
+
+
+def test_a_run_leaves_what_it_found(whole):
+    found = rows(whole)
+    assert [row["updates"] for row in found] == [0, 2, 4, 6]
+    last = found[-1]
+    assert last["rollout/answers"] == 24 and last["rollout/steps"] == 3
+    assert last["replay/fill"] > 0
+    assert max(row.get("replay/share", 0) for row in found) > 0
+    assert all(row["rollout/sampler_gap"] < 1e-4 for row in found[1:])
+    assert found[1]["train/approx_kl"] < 1e-9 < found[3]["train/approx_kl"]  # warm-up
+    summary = json.loads((whole / "summary.json").read_text())
+    assert set(summary["after"]) == {
+        "arithmetic", "arithmetic_pass_1", "arithmetic_pass_4"
+    }  # fmt: skip
+    assert summary["updates"] == 6 and summary["problems"] == 6
+    assert summary["tokens"] == last["tokens"] <= 24 * 32
+    assert summary["ever_solved"] == 0
+    assert (whole / "report.html").stat().st_size > 5_000
+    assert "RRL on PPO" in (whole / "hf" / "README.md").read_text()
+
+
+def test_a_run_that_goes_on_is_one_that_never_stopped(whole, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(whole, again)
+    shutil.rmtree(again / "hf")
+    assert 4 in checkpoint.updates(again / "checkpoints")
+    run("rrl", again, "--config.resume=4")
+    assert all(same(a, b) for a, b in zip(rows(again), rows(whole), strict=True))
+    assert weights(again) == weights(whole)
+
+
+def test_without_replay_it_is_its_base_bit_for_bit(tmp_path):
+    base = run("ppo", tmp_path / "ppo")
+    none = run("rrl", tmp_path / "rrl", "--config.replay.share=0.0")
+    for a, b in zip(rows(base), rows(none), strict=True):
+        # The sampler's cache holds states, too; what is learnt from is the learner's.
+        gap = "rollout/sampler_gap"
+        a, b = ({k: v for k, v in row.items() if k != gap} for row in (a, b))
+        assert same(a, {k: v for k, v in b.items() if k in a}) and all(
+            k.startswith("replay/") for k in b.keys() - a
+        )
+    assert weights(base) == weights(none)
+    assert rows(none)[-1]["replay/fill"] > 0  # states are kept, and never gone on from
+
+
+def test_grpo_alone_and_with_replay(tmp_path):
+    alone = run("grpo", tmp_path / "grpo", "--config.rollout.steps=2")
+    assert all(row["train/varied_groups"] == 0 for row in rows(alone)[1:])
+    with_ = run("rrl", tmp_path / "rrl", "--config.base=grpo")
+    assert rows(with_)[-1]["replay/share"] > 0
+    assert not any("critic" in key for key in rows(with_)[-1])
+
+
+def test_two_devices_are_one(whole, tmp_path):
+    two = run(
+        "rrl", tmp_path / "two", "--config.parallel=pmap", "--config.num_devices=2"
+    )
+    for a, b in zip(rows(whole), rows(two), strict=True):
+        assert a.keys() == b.keys()
+        np.testing.assert_allclose(
+            [math.nan if x is None else x for x in a.values()],
+            [math.nan if x is None else x for x in b.values()],
+            rtol=2e-3, atol=2e-4,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "match", "more"),
+    [
+        ("ppo", "loss.batch_groups is 3: it must be a divisor", "loss.batch_groups=3"),
+        ("ppo", "ppo.warmup is 3: it must be below rollout.steps", "ppo.warmup=3"),
+        ("ppo", "ppo.gamma is 1.5", "ppo.gamma=1.5"),
+        ("ppo", "ppo.value is 'none'", "ppo.value=none"),
+        ("ppo", r"eval.pass_k is \(1, 5\): .* eval.samples, 4", "eval.pass_k=(1,5)"),
+        ("ppo", "rollout.prompt_tokens is 5: it must be", "rollout.prompt_tokens=5"),
+        ("ppo", "task.train_size is 0: it must be above 0", "task.train_size=0"),
+        ("grpo", "rollout.samples is 1", "rollout.samples=1"),
+        ("grpo", "grpo.advantage is 'none'", "grpo.advantage=none"),
+        ("grpo", "loss.ratio is 'step'", "loss.ratio=step"),
+        (
+            "rrl",
+            "replay.state_tokens is 32: it must be below",
+            "replay.state_tokens=32",
+        ),
+        ("rrl", "config.replay: share is 0.7, more than the 0.5", "replay.share=0.7"),
+        ("rrl", "base is 'sft'", "base=sft"),
+        ("rrl", "replay.where is 'group'", "replay.where=group"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_words(tmp_path, method, match, more):
+    with pytest.raises(RunError, match=match):
+        run(method, tmp_path / "x", f"--config.{more}")
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_the_base_cannot_say_is_refused(tmp_path):
+    with pytest.raises(RunError, match="GRPO has no critic that could say"):
+        run("rrl", tmp_path / "x", "--config.base=grpo", "--config.replay.score=value")
+    with pytest.raises(RunError, match="a multiple of the 4 devices"):
+        run("ppo", tmp_path / "x", "--config.parallel=pmap", "--config.num_devices=4")
