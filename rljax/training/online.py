@@ -211,7 +211,7 @@ def _look(found: Answers, verdicts: Verdicts, read, host: Host, rho: float) -> T
     mask, replayed, right = found.sampled, found.start.replayed, verdicts.right
     problem = found.start.problem
     kept = {
-        (problem[m], answers_lib.whole(found, m).tobytes())
+        (problem[m], answers_lib.whole(found, int(m)).tobytes())
         for m in np.flatnonzero(right)
     }
     new = np.unique(problem[right & ~host.solved[problem]])

@@ -162,7 +162,7 @@ def values_of(
     Returns:
       The agent's state, and float32 [number of states].
     """
-    items = []
+    items: list[Item] = []
     for m, problem in enumerate(states.problem):
         kept = states.tokens[m, : states.length[m]]
         # V before a token that is not read: its place is what counts.

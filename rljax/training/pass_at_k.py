@@ -29,10 +29,12 @@ def pass_at_k(right: np.ndarray, samples: int, k: int) -> float:
             f"right must hold counts in 0..{samples}, one a problem, got "
             f"{right.tolist()[:20]}"
         )
-    missed = [
-        0.0
-        if samples - c < k
-        else np.prod(1 - k / np.arange(samples - c + 1, samples + 1))
-        for c in right
-    ]
-    return float(1 - np.mean(missed))
+    missed = [_missed(int(c), samples, k) for c in right]
+    return 1.0 - sum(missed) / len(missed)
+
+
+def _missed(right: int, samples: int, k: int) -> float:
+    """The chance that none of k answers is right."""
+    if samples - right < k:
+        return 0.0
+    return float(np.prod(1 - k / np.arange(samples - right + 1, samples + 1)))

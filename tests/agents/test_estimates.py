@@ -25,6 +25,7 @@ def test_ppo(warming):
     held = rollouts.rollout()._replace(warming=jnp.array(warming))
     targets, told = jax.jit(ppo.estimate(settings))(held)
     raw, wanted, score, gone = {}, {}, {}, []
+    assert held.value is not None
     for m in range(len(held.reward)):
         count = int(held.mask[m].sum())
         if not held.judged[m]:

@@ -66,6 +66,7 @@ def test_a_promising_state_is_kept_and_gone_on_from():
     assert rho == 1.0 and starts.length.tolist() == [0, 3]
     assert memory.archive.visits[1, 0] == 1
     seen = found(starts, [False, False, True, False])
+    assert seen.returns is not None
     seen = seen._replace(returns=seen.returns + np.float32(0.1))
     after, told = rrl.remember(SETTINGS, memory, NOTHING, seen, 7)
     assert after.archive.tries[1].tolist() == [2, 0]

@@ -281,6 +281,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted():
     agent = make()
     state = away_from_start(agent)
     batch, *_ = batch_of(state.params["actor"], PPO)
+    assert batch.returns is not None
     bad = batch._replace(returns=batch.returns.at[0, 0].set(jnp.nan))
     new, _ = jax.jit(agent.update)(state, bad)
     assert int(new.skipped) == int(new.updates) == 1
