@@ -1,6 +1,7 @@
 """Whole runs on problems, in this process: finished, gone on with, compared, refused.
 
-The model has random weights, so that no answer is right and all are worth keeping.
+The model has random weights, and an answer is right if it has an even number of
+characters: about half of those that end are, so that there is something to learn.
 """
 
 import json
@@ -11,7 +12,7 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import border, grpo, ppo, rrl
+from experiments import border, grpo, ppo, reasoning, rrl
 from rljax.training import checkpoint
 from rljax.training.files import RunError
 from tests.experiments.logged_runs import rows, weights
@@ -23,7 +24,21 @@ SMALL = (
     "--config.task.train_size=6",
     "--config.rollout.steps=3",
     "--config.log.checkpoint_every_updates=2",  # a step
+    "--config.optimizer.learning_rate=1e-3",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def even():
+    """Problems whose verifier counts characters."""
+    make = reasoning.TASKS["arithmetic"]
+
+    def counting(task):
+        return make(task)._replace(verify=lambda answer, said: len(said) % 2 == 0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(reasoning.TASKS, "arithmetic", counting)
+        yield
 
 
 def run(method, workdir, *more):
@@ -40,7 +55,7 @@ def same(a, b):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(even, tmp_path_factory):
     return run("rrl", tmp_path_factory.mktemp("online") / "whole")
 
 
@@ -52,14 +67,17 @@ def test_a_run_leaves_what_it_found(whole):
     assert last["replay/fill"] > 0
     assert max(row.get("replay/share", 0) for row in found) > 0
     assert all(row["rollout/sampler_gap"] < 1e-4 for row in found[1:])
-    assert found[1]["train/approx_kl"] < 1e-9 < found[3]["train/approx_kl"]  # warm-up
+    # The critic warms up in the first step, and the policy stands still.
+    assert found[1]["train/log_ratio"] < 1e-5 < 1e-4 < found[3]["train/log_ratio"]
+    assert found[1]["critic/grad_norm"] > 0
     summary = json.loads((whole / "summary.json").read_text())
     assert set(summary["after"]) == {
         "arithmetic", "arithmetic_pass_1", "arithmetic_pass_4"
     }  # fmt: skip
     assert summary["updates"] == 6 and summary["problems"] == 6
     assert summary["tokens"] == last["tokens"] <= 24 * 32
-    assert summary["ever_solved"] == 0
+    assert summary["ever_solved"] >= summary["ever_solved_bare"] > 0
+    assert summary["ever_solved"] == round(6 * last["rollout/ever_solved"])
     assert (whole / "report.html").stat().st_size > 5_000
     assert "RRL on PPO" in (whole / "hf" / "README.md").read_text()
 
@@ -90,7 +108,7 @@ def test_without_replay_it_is_its_base_bit_for_bit(tmp_path):
 
 def test_grpo_alone_and_with_replay(tmp_path):
     alone = run("grpo", tmp_path / "grpo", "--config.rollout.steps=2")
-    assert all(row["train/varied_groups"] == 0 for row in rows(alone)[1:])
+    assert any(row["train/varied_groups"] > 0 for row in rows(alone)[1:])
     with_ = run("rrl", tmp_path / "rrl", "--config.base=grpo")
     assert rows(with_)[-1]["replay/share"] > 0
     assert not any("critic" in key for key in rows(with_)[-1])
