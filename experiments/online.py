@@ -26,6 +26,7 @@ from rljax.training.online_parts import Parts, Sizes
 from rljax.types import PyTree
 
 LIMITS = {
+    **{key: offline.LIMITS[key] for key in offline.LIMITS if key[:5] != "data."},
     "rollout.steps": AT_LEAST_ONE,
     "rollout.groups": AT_LEAST_ONE,
     "rollout.samples": AT_LEAST_ONE,
@@ -143,7 +144,8 @@ def train(config: Any, folder: str, method: Method) -> None:
     """
     run.keep_compiled()
     parallel = run.parallel_of(config)
-    task, start = reasoning.make_task(config), starts.choose_start(config)
+    start = starts.choose_start(config)
+    task = reasoning.make_task(config, start.tokenizer)
     parts, room = _parts(config, method, task, start, parallel)
     agent, evaluate = parts.agent, _evaluate(config, task, start, parts.agent)
     weights = [start.weights()]  # taken out of the list: the state alone holds them
@@ -233,7 +235,7 @@ def _parts(config, method, task, start, parallel) -> tuple[Parts, np.ndarray]:
         problems=asked,
         prompts=prompts,
         tokenizer=start.tokenizer,
-        verify=task.verify,
+        verify=task.judge.verify,
         split=steps.split(),
         sizes=sizes,
         replay=None if method.replay is None else method.replay(start),
@@ -265,7 +267,7 @@ def _generator(config: Any, method: Method, start: Start) -> decode.Generate:
 def _evaluate(config, task, start, agent: TokenAgent) -> Callable[..., dict]:
     """Greedy answers to bare problems of a split; pass@k before and after the run."""
     answerer = reasoning.make_answerer(
-        start.config, start.tokenizer, task.verify, config.eval, start.eos_ids
+        start.config, start.tokenizer, task.judge.verify, config.eval, start.eos_ids
     )
     asked = reasoning.part(task, config.eval.split, "eval.split", config.eval.problems)
     samples, name = config.eval.samples, f"eval/{config.eval.split}/{config.task.name}"

@@ -31,13 +31,10 @@ SMALL = (
 @pytest.fixture(scope="module", autouse=True)
 def even():
     """Problems whose verifier counts characters."""
-    make = reasoning.TASKS["arithmetic"]
-
-    def counting(task):
-        return make(task)._replace(verify=lambda answer, said: len(said) % 2 == 0)
-
+    kind = reasoning.TASKS["arithmetic"]
+    judge = kind.judge._replace(verify=lambda answer, said: len(said) % 2 == 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(reasoning.TASKS, "arithmetic", counting)
+        patch.setitem(reasoning.TASKS, "arithmetic", kind._replace(judge=judge))
         yield
 
 
