@@ -131,7 +131,7 @@ def test_two_devices_are_one(whole, tmp_path):
         ("ppo", "ppo.warmup is 3: it must be below rollout.steps", "ppo.warmup=3"),
         ("ppo", "ppo.gamma is 1.5", "ppo.gamma=1.5"),
         ("ppo", "ppo.value is 'none'", "ppo.value=none"),
-        ("ppo", r"eval.pass_k is \(1, 5\): .* eval.samples, 4", "eval.pass_k=(1,5)"),
+        ("ppo", r"eval.pass_k is \(1, 5\): .*eval.samples, 4", "eval.pass_k=(1,5)"),
         ("ppo", "rollout.prompt_tokens is 5: it must be", "rollout.prompt_tokens=5"),
         ("ppo", "task.train_size is 0: it must be above 0", "task.train_size=0"),
         ("grpo", "rollout.samples is 1", "rollout.samples=1"),
