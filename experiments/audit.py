@@ -21,7 +21,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from experiments import audit_page
+from experiments import audit_page, border
 from rljax.data import audit as audit_lib
 from rljax.data import audit_rows, episodes
 from rljax.data.audit import Audit
@@ -108,11 +108,7 @@ def ranges(numbers: Sequence[int], most: int | None = None) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = border.parser(__doc__)
     add = parser.add_argument
     add("--data", required=True, help="a log: JSON lines, plain, .gz or .xz")
     add("--test", help="JSON lines with prompt, question, problem or conversations")

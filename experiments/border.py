@@ -5,6 +5,7 @@ A main is `border.run(main, __doc__)`; its config is an `ml_collections.ConfigDi
 into a frozen dataclass of the library, which never sees a ConfigDict.
 """
 
+import argparse
 import ast
 import dataclasses
 import difflib
@@ -25,6 +26,15 @@ from rljax.training.files import RunError
 T = TypeVar("T")
 
 _TYPE = "of type %s"
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Of a command with arguments of its own, its help the module's docstring."""
+    return argparse.ArgumentParser(
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 class ConfigError(RunError):

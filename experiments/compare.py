@@ -27,7 +27,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments import panels, run
+from experiments import border, panels, run
 from rljax.training import paired
 from rljax.training.files import write_json
 from rljax.training.paired import Paired
@@ -81,11 +81,7 @@ def table(kinds: Sequence[Paired], whole: Paired) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = border.parser(__doc__)
     add = parser.add_argument
     add("--a", required=True, help="WORKDIR or MODEL: what there is")
     add("--b", required=True, help="WORKDIR or MODEL: what may take its place")

@@ -12,7 +12,6 @@ read off a straight line. A seed that never reaches a level counts with the whol
 budget, so the mean is a lower bound, marked ">", with how many seeds reached it.
 """
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments import border
 from rljax.training.files import RunError, read_json, write_text
 
 LEVELS = (0.5, 0.8)
@@ -279,9 +279,7 @@ def _row(cells: Sequence[str]) -> str:
 
 def main() -> int:
     """Reads, prints, writes."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = border.parser(__doc__)
     parser.add_argument("--dir", type=pathlib.Path, required=True, help="of a study")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--reference", help="cell the others are measured against")

@@ -8,7 +8,6 @@ what is written; `heads.json` says how to read the Q or V head, which they have 
 for. An adapter is merged, and lies in `adapter/` besides, for PEFT.
 """
 
-import argparse
 import dataclasses
 import json
 import pathlib
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import language_model
+from experiments import border, language_model
 from rljax.models import (
     heads_file,
     hf_folder,
@@ -60,11 +59,7 @@ class Source(NamedTuple):
 
 def main(words: list[str]) -> int:
     """Converts; 2 where something can be mended, told in words."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = border.parser(__doc__)
     parser.add_argument("--model", required=True, help="PATH")
     parser.add_argument("--out", required=True, help="DIR, new or an earlier export")
     parser.add_argument("--dtype", choices=hf_folder.TYPES, help="of the weights")

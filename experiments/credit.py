@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import config_dict
 
-from experiments import dpo, kto, offline, oreo, run, sft, starts
+from experiments import border, dpo, kto, offline, oreo, run, sft, starts
 from rljax.agents import offline as agents
 from rljax.agents.offline import OfflineAgent, Reading
 from rljax.data import episodes, packing
@@ -134,11 +134,7 @@ def read(found: Run, log: Sequence[Episode]) -> list[Reading]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = border.parser(__doc__)
     add = parser.add_argument
     add("--workdir", required=True, help="DIR of a run that learnt from a log")
     add("--data", required=True, help="a log: JSON lines, plain, .gz or .xz")

@@ -17,14 +17,13 @@ DIR/STUDY/CELL-seedN.json:
      "summary": summary.json of the run, "devices", "versions", "git"}
 """
 
-import argparse
 import pathlib
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments import driver
+from experiments import border, driver
 from rljax.training import metrics
 from rljax.training.files import RunError, read_json, write_json
 
@@ -279,9 +278,7 @@ def job_of(out: pathlib.Path, run: Run, keep_checkpoints: bool = False) -> drive
 
 def main() -> int:
     """Runs what is missing; 0 if all is done."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = border.parser(__doc__)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="DIR")
     parser.add_argument("--study", required=True, help=", ".join(STUDIES))
     parser.add_argument("--only", default="", help="cells, with commas; all if empty")

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import border
 from experiments.border import AT_LEAST_ONE, SEED, Limit
 from rljax.models import loading
 from rljax.models.encdec_config import EncDecConfig
@@ -60,11 +61,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = border.parser(__doc__)
     add = parser.add_argument
     add("--model", required=True, help="PATH")
     add("--prompt", required=True, help="may be empty: then the text begins by itself")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import border, drift, offline_end, reasoning, run, starts
+from experiments import border, drift, networks, offline_end, reasoning, run, starts
 from experiments.border import AT_LEAST_ONE, POSITIVE, SHARE, ConfigError, Limit
 from experiments.starts import Start
 from rljax.agents import offline as agents
@@ -166,7 +166,7 @@ def train(
     parallel = run.parallel_of(config)
     start = starts.choose_start(config)
     task = reasoning.make_task(config, start.tokenizer)
-    begun = [_begun(config, start, method)]  # taken out of the list, as weights are
+    begun = _begun(config, start, method)
     # Into a folder of its own: the workdir may be another run's, and is opened later.
     with tempfile.TemporaryDirectory() as spare:
         log = log_of(start, task, pathlib.Path(spare))
@@ -175,39 +175,23 @@ def train(
     plan = _plan(config, method, log, parallel.num_devices)
     agent = method.agent(start, plan.updates, parallel.axis_name)
     evaluate = _evaluate(config, task, start, agent, log)
-    weights = [start.weights()]  # taken out of the list: the state alone holds them
-    record = config.to_dict()
-    record |= {"frozen": checkpoint.digest(weights[0]), "log_digest": _digest(log)}
-    if begun[0]:
-        record["begun"] = checkpoint.digest(begun[0])
-    shapes = jax.eval_shape(agent.init, jax.random.key(0), weights[0], begun[0])
-    thin = dataclasses.replace(shapes, frozen=None)
-    needed = (config.log.keep_checkpoints + 1) * checkpoint.state_bytes(thin)
+    nets = networks.make(agent, start.weights(), begun)
+    del begun  # held by nets until the state is made
+    record = config.to_dict() | nets.digests | {"log_digest": _digest(log)}
+    needed = (config.log.keep_checkpoints + 1) * checkpoint.state_bytes(nets.thin)
     opened = workdir.open_workdir(
         folder, record, border.parse_resume(config.resume), run.MAY_DIFFER, needed
     )
     if kept is not None:
         (opened.path / REJECTS).write_bytes(kept)
 
-    def with_frozen(state: agents.State) -> agents.State:
-        kept = weights.pop()
-        return state if shapes.frozen is None else dataclasses.replace(
-            state, frozen=kept
-        )  # fmt: skip
-
     def init() -> PyTree:
-        def begin(key, weights, begun):
-            state = agent.init(key, weights, begun)
-            return dataclasses.replace(state, frozen=None)
-
-        state = jax.jit(begin)(jax.random.key(config.seed), weights[0], begun.pop())
-        return with_frozen(state), np.zeros(2, np.int64)
+        return nets.init(jax.random.key(config.seed)), np.zeros(2, np.int64)
 
     def restore(read: loop.Read, meta: dict) -> PyTree:
         del meta
-        begun.clear()
-        state, cursor = read((thin, np.zeros(2, np.int64)))
-        return with_frozen(state), np.asarray(cursor)
+        state, cursor = read((nets.thin, np.zeros(2, np.int64)))
+        return nets.restored(state), np.asarray(cursor)
 
     program = loop.Program(
         init=init,

@@ -6,7 +6,8 @@ from typing import Any
 
 from experiments import drift
 from experiments.starts import Start
-from rljax.agents.offline import OfflineAgent
+from rljax.agents.offline import OfflineAgent, State
+from rljax.agents.token_rl import TokenAgent
 from rljax.data import packing
 from rljax.models import hf_folder, lora, model_card
 from rljax.training import drift as drift_lib
@@ -33,11 +34,7 @@ def conclude(
       result: how it ended, with its evaluations.
       plan: how the log was read.
     """
-    before, after = (
-        {k.rpartition("/")[2]: v for k, v in (row or {}).items() if "eval/" in k}
-        for row in (result.before, result.after)
-    )
-    position = result.position
+    (before, after), position = successes(result), result.position
     print(metrics.final_table({}, before, after))
     alarms = drift_lib.alarms(result.after or {}, drift.limits_of(config))
     print("\n".join(f"alarm: {alarm}" for alarm in alarms) or "no alarm of drift")
@@ -53,21 +50,49 @@ def conclude(
             "alarms": alarms,
         },
     )
-    text = _card(config, path, method, start, position, before, after)
-
-    def card(part: pathlib.Path) -> None:
-        (part / "README.md").write_text(text, encoding="utf-8")
-
-    hf_folder.save(
-        path / "hf", lora.fold(agent.policy(result.state[0]), start.config),
-        start.config, start.tokenizer, eos_ids=start.eos_ids,
-        extras=[card, *method.extras(start, result.state[0])],
+    export(
+        config, path, method, start, agent, result.state[0],
+        data=f"{config.data.path or 'solutions of the task'}, "
+        f"{position.axis:,} tokens in {position.updates:,} updates",
+        task="greedy answers get right",
+        reached={"before": before, "after": after},
     )  # fmt: skip
-    print(f"policy: {path / 'hf'}")
-    print(f"report: {report.build(path)}")
 
 
-def _card(config, path, method, start, position, before, after) -> str:
+def successes(result: loop.Result) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What was evaluated before and after a run, by the last part of its name."""
+    before, after = (
+        {k.rpartition("/")[2]: v for k, v in (row or {}).items() if "eval/" in k}
+        for row in (result.before, result.after)
+    )
+    return before, after
+
+
+def export(
+    config: Any,
+    path: pathlib.Path,
+    method: Any,
+    start: Start,
+    agent: OfflineAgent | TokenAgent,
+    state: State,
+    *,
+    data: str,
+    task: str,
+    reached: dict[str, Any],
+) -> None:
+    """The policy as a Hugging Face folder with its card, and the report.
+
+    Args:
+      config: of the run.
+      path: the workdir.
+      method: with `name` and `extras`, as an `offline.Method`.
+      start: where it began.
+      agent: what learnt.
+      state: of the agent at the end.
+      data: what was learnt from, for the card.
+      task: of which problems of the split the card tells the share.
+      reached: metrics before and after, for the card.
+    """
     record = files.read_json(path / "config.json")
     settings = json.dumps(record["config"], indent=2)
     facts = model_card.Facts(
@@ -76,12 +101,20 @@ def _card(config, path, method, start, position, before, after) -> str:
         method=method.name,
         command=record.get("command", ""),
         seeds=(config.seed,),
-        data=f"{config.data.path or 'solutions of the task'}, "
-        f"{position.axis:,} tokens in {position.updates:,} updates",
-        task=f"{config.task.name}: share of {config.eval.split} problems that greedy "
-        "answers get right",
-        metrics={"before": before, "after": after},
+        data=data,
+        task=f"{config.task.name}: share of {config.eval.split} problems that {task}",
+        metrics=reached,
         versions=record["versions"],
         notes=f"## Settings\n\n```json\n{settings}\n```",
     )
-    return model_card.text(facts)
+
+    def card(part: pathlib.Path) -> None:
+        (part / "README.md").write_text(model_card.text(facts), encoding="utf-8")
+
+    hf_folder.save(
+        path / "hf", lora.fold(agent.policy(state), start.config),
+        start.config, start.tokenizer, eos_ids=start.eos_ids,
+        extras=[card, *method.extras(start, state)],
+    )  # fmt: skip
+    print(f"policy: {path / 'hf'}")
+    print(f"report: {report.build(path)}")

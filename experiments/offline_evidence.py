@@ -16,14 +16,13 @@ What is there already is left alone and what was broken off goes on, so the same
 may be given again and again. `experiments.offline_tables` makes tables of the JSONs.
 """
 
-import argparse
 import pathlib
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments import driver, offline_studies
+from experiments import border, driver, offline_studies
 from experiments.offline_studies import Cell
 from rljax.training.files import RunError, read_json, write_json
 
@@ -224,9 +223,7 @@ def _numbers(text: str) -> list[int]:
 
 def main() -> int:
     """Runs what is missing; 0 if all is done."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = border.parser(__doc__)
     studies = ", ".join(offline_studies.STUDIES)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="DIR")
     parser.add_argument("--study", required=True, help=studies)

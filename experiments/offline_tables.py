@@ -8,7 +8,6 @@ beside a baseline, the paired difference seed by seed with its interval; and the
 answers sampled at temperature 1, where there are any.
 """
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments import border
 from rljax.training.files import RunError, read_json, write_text
 
 # What is read of a record.
@@ -158,9 +158,7 @@ def _difference(runs: Runs, cell: str, baseline: str) -> str:
 
 def main() -> int:
     """Writes the table of a study."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = border.parser(__doc__)
     parser.add_argument("--dir", type=pathlib.Path, required=True, help="of the JSONs")
     parser.add_argument("--out", type=pathlib.Path, help="DIR; none: print alone")
     parser.add_argument("--baseline", default="", help="a cell to compare with")

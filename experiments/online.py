@@ -7,7 +7,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import border, offline, online_end, reasoning, run, starts
+from experiments import (
+    border,
+    networks,
+    offline,
+    online_end,
+    reasoning,
+    run,
+    starts,
+)
 from experiments.border import AT_LEAST_ONE, POSITIVE, ConfigError, Limit, pick
 from experiments.starts import Start
 from rljax.agents import offline as agents
@@ -148,38 +156,26 @@ def train(config: Any, folder: str, method: Method) -> None:
     task = reasoning.make_task(config, start.tokenizer)
     parts, room = _parts(config, method, task, start, parallel)
     agent, evaluate = parts.agent, _evaluate(config, task, start, parts.agent)
-    weights = [start.weights()]  # taken out of the list: the state alone holds them
     policy = starts.other_weights(config, start)
-    begun = [{} if policy is None else {"actor": policy}]
-    del policy
-    record = config.to_dict() | {"frozen": checkpoint.digest(weights[0])}
-    if begun[0]:
-        record["begun"] = checkpoint.digest(begun[0])
-    shapes = jax.eval_shape(agent.init, jax.random.key(0), weights[0], begun[0])
-    thin = dataclasses.replace(shapes, frozen=None)
+    begun = {} if policy is None else {"actor": policy}
+    nets = networks.make(agent, start.weights(), begun)
+    del policy, begun  # held by nets until the state is made
+    record = config.to_dict() | nets.digests
     host = online_parts.begin(parts, room)
-    needed = (config.log.keep_checkpoints + 1) * checkpoint.state_bytes((thin, host))
+    kept = (nets.thin, host)
+    needed = (config.log.keep_checkpoints + 1) * checkpoint.state_bytes(kept)
     opened = workdir.open_workdir(
         folder, record, border.parse_resume(config.resume), run.MAY_DIFFER, needed
     )
 
-    def with_frozen(state: agents.State) -> agents.State:
-        return dataclasses.replace(state, frozen=weights.pop())
-
     def init() -> PyTree:
-        def begin(key, weights, begun):
-            state = agent.init(key, weights, begun)
-            return dataclasses.replace(state, frozen=None)
-
         key, _ = jax.random.split(jax.random.key(config.seed))
-        state = jax.jit(begin)(key, weights[0], begun.pop())
-        return with_frozen(state), online_parts.begin(parts, room)
+        return nets.init(key), online_parts.begin(parts, room)
 
     def restore(read: loop.Read, meta: dict) -> PyTree:
         del meta
-        begun.clear()
-        state, held = read((thin, host))
-        return with_frozen(state), online_parts.on_host(held, host)
+        state, held = read(kept)
+        return nets.restored(state), online_parts.on_host(held, host)
 
     program = loop.Program(
         init=init,

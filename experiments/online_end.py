@@ -1,13 +1,12 @@
 """What a run on problems leaves behind: table, summary, report, and the policy."""
 
-import json
 import pathlib
 from typing import Any
 
+from experiments import offline_end
 from experiments.starts import Start
 from rljax.agents.token_rl import TokenAgent
-from rljax.models import hf_folder, lora, model_card
-from rljax.training import files, loop, metrics, report
+from rljax.training import files, loop, metrics
 
 
 def conclude(
@@ -28,10 +27,7 @@ def conclude(
       agent: what learnt.
       result: how it ended, with its evaluations.
     """
-    before, after = (
-        {k.rpartition("/")[2]: v for k, v in (row or {}).items() if "eval/" in k}
-        for row in (result.before, result.after)
-    )
+    before, after = offline_end.successes(result)
     position, (state, host) = result.position, result.state
     print(metrics.final_table({}, before, after))
     steps, answers, tokens = (int(n) for n in host.counts)
@@ -52,35 +48,10 @@ def conclude(
         f"problems ever solved: {summary['ever_solved']:,} of {len(host.solved):,}, "
         f"{summary['ever_solved_bare']:,} from the bare problem"
     )
-    text = _card(config, path, method, start, summary)
-
-    def card(part: pathlib.Path) -> None:
-        (part / "README.md").write_text(text, encoding="utf-8")
-
-    hf_folder.save(
-        path / "hf", lora.fold(agent.policy(state), start.config), start.config,
-        start.tokenizer, eos_ids=start.eos_ids,
-        extras=[card, *method.extras(start, state)],
+    offline_end.export(
+        config, path, method, start, agent, state,
+        data=f"{answers:,} answers of its own to {len(host.solved):,} problems, "
+        f"{tokens:,} tokens, in {position.updates:,} updates",
+        task="greedy answers get right, and pass@k of sampled ones",
+        reached={"before": before, "after": after},
     )  # fmt: skip
-    print(f"policy: {path / 'hf'}")
-    print(f"report: {report.build(path)}")
-
-
-def _card(config, path, method, start, summary: dict[str, Any]) -> str:
-    record = files.read_json(path / "config.json")
-    settings = json.dumps(record["config"], indent=2)
-    facts = model_card.Facts(
-        name=path.resolve().name,
-        base_model=config.model.path or start.origin,
-        method=method.name,
-        command=record.get("command", ""),
-        seeds=(config.seed,),
-        data=f"{summary['answers']:,} answers of its own to {summary['problems']:,} "
-        f"problems, {summary['tokens']:,} tokens, in {summary['updates']:,} updates",
-        task=f"{config.task.name}: share of {config.eval.split} problems that greedy "
-        "answers get right, and pass@k of sampled ones",
-        metrics={"before": summary["before"], "after": summary["after"]},
-        versions=record["versions"],
-        notes=f"## Settings\n\n```json\n{settings}\n```",
-    )
-    return model_card.text(facts)

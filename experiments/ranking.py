@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import credit, offline, run
+from experiments import border, credit, offline, run
 from rljax.agents.offline import Reading
 from rljax.data import episodes
 from rljax.envs.reasoning import arithmetic
@@ -187,11 +187,7 @@ def table(found: dict[str, Any]) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = border.parser(__doc__)
     add = parser.add_argument
     add("--workdir", required=True, help="DIR of a run of oreo")
     add("--data", required=True, help="a log: JSON lines, plain, .gz or .xz")

@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from rljax.agents import oreo
@@ -16,6 +15,7 @@ from rljax.optim import optimizers
 from rljax.policy import texts
 from rljax.training import devices
 from tests.agents import offline_texts as toy
+from tests.agents import stepping
 
 BETA, ALPHA, RATE = 0.3, 0.05, 1e-2
 SETTINGS = oreo.Config(
@@ -119,20 +119,8 @@ def test_an_update_is_adams_step_on_the_plain_losses(level):
     np.testing.assert_allclose(told["critic/loss"], value_loss, rtol=1e-5)
     found = told["train/policy_loss"] + ALPHA * told["train/kl"]
     np.testing.assert_allclose(found, policy_loss, rtol=1e-5)
-    for name, rate in (("actor", RATE), ("critic", 2 * RATE)):
-        adam = optax.adam(rate, b1=0.9, b2=0.95)
-        step, _ = adam.update(grads[name], adam.init(grads[name]))
-        norm = "train" if name == "actor" else "critic"
-        np.testing.assert_allclose(
-            told[f"{norm}/grad_norm"], optax.tree.norm(grads[name]), rtol=1e-4
-        )
-        # Adam's first step is the gradient's sign; where that is near 0 it is noise.
-        sure = jax.tree.map(lambda g: jnp.abs(g) > 1e-5, grads[name])
-        expected = optax.apply_updates(state.params[name], step)
-        jax.tree.map(
-            lambda a, b, s: np.testing.assert_allclose(a[s], b[s], atol=2e-5),
-            new.params[name], expected, sure,
-        )  # fmt: skip
+    rates = {"actor": RATE, "critic": 2 * RATE}
+    stepping.assert_first_step(told, state.params, new.params, grads, rates)
     assert new.frozen is not None
     jax.tree.map(np.testing.assert_array_equal, new.frozen, state.frozen)
 

@@ -15,7 +15,7 @@ from rljax.models.lora import LoraConfig
 from rljax.policy import texts
 from rljax.training import devices
 from tests.agents import offline_texts as toy
-from tests.agents import rollouts
+from tests.agents import rollouts, stepping
 
 RATE, LOW, HIGH, KL, CLIP = 1e-2, 0.2, 0.3, 0.05, 0.2
 SETTINGS = token_rl.Config(
@@ -148,20 +148,8 @@ def test_an_update_is_adams_step_on_the_plain_losses(name):
     assert 0 < told["train/clip_fraction"] < 1
     if critic:
         np.testing.assert_allclose(told["critic/loss"], losses[1], rtol=1e-4)
-    for network, rate in (("actor", RATE), ("critic", 2 * RATE))[: 1 + critic]:
-        adam = optax.adam(rate, b1=0.9, b2=0.95)
-        step, _ = adam.update(grads[network], adam.init(grads[network]))
-        norm = "train" if network == "actor" else "critic"
-        np.testing.assert_allclose(
-            told[f"{norm}/grad_norm"], optax.tree.norm(grads[network]), rtol=1e-4
-        )
-        # Adam's first step is the gradient's sign; where that is near 0 it is noise.
-        sure = jax.tree.map(lambda g: jnp.abs(g) > 1e-5, grads[network])
-        expected = optax.apply_updates(state.params[network], step)
-        jax.tree.map(
-            lambda a, b, s: np.testing.assert_allclose(a[s], b[s], atol=2e-5),
-            new.params[network], expected, sure,
-        )  # fmt: skip
+    rates = {"actor": RATE} | ({"critic": 2 * RATE} if critic else {})
+    stepping.assert_first_step(told, state.params, new.params, grads, rates)
     jax.tree.map(np.testing.assert_array_equal, new.frozen, toy.weights())
 
 
