@@ -223,14 +223,14 @@ def first_error(expression: str, lines: Sequence[str]) -> int:
             f"{expression[:80]!r} is no expression of whole numbers and + - *"
         )
     parts = tuple(re.findall(r"\d+|[-+*]", expression))
-    value, ways = _value(parts), {parts}  # more where an operation stands twice
+    worth, ways = value(parts), {parts}  # more where an operation stands twice
     for i, line in enumerate(lines):
         if final := _FINAL.fullmatch(line):
-            if final[1] != str(value):
+            if final[1] != str(worth):
                 return i
             continue
         ways = _replaced(ways, _LINE.fullmatch(line))
-        ways = {way for way in ways if _value(way) == value}
+        ways = {way for way in ways if value(way) == worth}
         if not ways:
             return i
     return -1
@@ -252,8 +252,12 @@ def _replaced(
     }
 
 
-def _value(parts: Sequence[str]) -> int:
-    """Of numbers and signs in turn; products first, then from left to right."""
+def value(parts: Sequence[str]) -> int:
+    """What an expression is worth; products first, then from left to right.
+
+    Args:
+      parts: numbers and signs in turn, ["17", "+", "25", "*", "3"].
+    """
     total, sign, product = 0, "+", int(parts[0])
     for mark, number in zip(parts[1::2], parts[2::2], strict=True):
         if mark == "*":
@@ -261,6 +265,14 @@ def _value(parts: Sequence[str]) -> int:
         else:
             total, sign, product = _apply(total, sign, product), mark, int(number)
     return _apply(total, sign, product)
+
+
+def left_to_right(parts: Sequence[str]) -> int:
+    """What careless writers make of an expression; Args as of `value`."""
+    total = int(parts[0])
+    for mark, number in zip(parts[1::2], parts[2::2], strict=True):
+        total = _apply(total, mark, int(number))
+    return total
 
 
 def _between(least: int, most: int, draws: random.Random) -> int:
@@ -290,14 +302,14 @@ def _problem(parts: list[str], config: Config, habits: random.Random) -> Problem
     """An expression with its solution; None if something falls below 0 and may not."""
     if not config.signed and _falls_below_zero(parts):
         return None
-    expression, answer, lines = "".join(parts), str(_value(parts)), []
+    expression, answer, lines = "".join(parts), str(value(parts)), []
     careless = config.careless > 0 and habits.random() < config.careless
     while len(parts) > 1:
         at = parts.index("*") if "*" in parts and not careless else 1
         first, end = at - 1, at + 2
         if config.merged and (more := _merged(parts, config.merged, habits)):
             first, end = 0, more
-        result = str(_value(parts[first:end]))
+        result = str(value(parts[first:end]))
         left = "".join(parts[first:end])
         parts = [*parts[:first], result, *parts[end:]]
         lines.append("".join(parts) if config.rewrite else f"{left}={result}")
@@ -316,7 +328,7 @@ def _ends(parts: Sequence[str]) -> list[int]:
 
 
 def _falls_below_zero(parts: Sequence[str]) -> bool:
-    return any(_value(parts[:end]) < 0 for end in _ends(parts))
+    return any(value(parts[:end]) < 0 for end in _ends(parts))
 
 
 def _merged(parts: Sequence[str], chance: float, habits: random.Random) -> int:
