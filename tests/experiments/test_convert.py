@@ -1,7 +1,9 @@
 """Folders and workdirs converted at the command line."""
 
 import json
+import shlex
 import shutil
+import sys
 from typing import Any
 
 import flax.struct
@@ -99,7 +101,8 @@ def test_a_run_of_sac_becomes_a_folder(words, policy, tmp_path, monkeypatch):
         "| grasp | 0.5 |",
     ):
         assert part in card, part
-    assert "pytest" in card  # the command of this process, as the workdir has it
+    # The command of this process, as the workdir has it.
+    assert shlex.join(["python", *sys.orig_argv[1:]]) in card
     assert tokenizers.load(out)("w3")["input_ids"] == words("w3")["input_ids"]
     # What was converted converts again, heads, critic and card included, and nothing
     # of it is put onto a device.
