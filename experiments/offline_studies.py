@@ -49,7 +49,7 @@ COMMON = {
 # A look at one seed had 0.1 ahead of the paper's 0.03 and of 0.3.
 _OREO = {"beta": 0.1, "critic.learning_rate": 3e-4}
 _RATES = (1e-4, 3e-4)
-# Losses are means over actions: a token's push is a tenth of a step's, and so is alpha.
+# Losses are means over actions: the push on one token is a tenth of that on a step.
 _ALPHAS = {"token": (0.001, 0.003), "step": (0.01, 0.03), "response": (0.01, 0.03)}
 
 METHODS = {
