@@ -104,11 +104,11 @@ CHOSEN: Mapping[str, tuple[float, float | None]] = {
     "kto": (3e-5, 0.1),
     "oreo_response": (3e-4, 0.01),
     "sft": (3e-4, None),
-    "dqo_like": (3e-4, 0.003),
+    "dqo_like": (1e-4, 0.001),
 }
-NOISY = ("oreo_token", "rejection_sampling", "dpo")
+NOISY = ("oreo_step", "oreo_token", "rejection_sampling", "dpo")
 REPEATED = {
-    "oreo": "oreo_token",
+    "oreo": "oreo_step",  # its best level in the comparison
     "rejection_sampling": "rejection_sampling",
     "dpo": "dpo",
 }
