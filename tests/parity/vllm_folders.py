@@ -23,7 +23,6 @@ import numpy as np
 from rljax.models import loading
 from rljax.policy import decode
 from rljax.policy.truncate import Truncation
-from rljax.text import tokenizer as tokenizers
 
 TOLERANCE = 1e-3
 PROMPTS = ("2+3*3=", "The capital of France is", "9-4*2+1")
