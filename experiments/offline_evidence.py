@@ -19,59 +19,12 @@ may be given again and again. `experiments.offline_tables` makes tables of the J
 import pathlib
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
-from experiments import border, driver, offline_studies
-from experiments.offline_studies import Cell
-from rljax.training.files import RunError, read_json, write_json
-
-
-class Run(NamedTuple):
-    """One seed of a cell."""
-
-    study: str
-    cell: str
-    method: str
-    seed: int
-    overrides: dict[str, Any]
-
-
-def runs_of(
-    study: str, only: Sequence[str] = (), seeds: Sequence[int] = ()
-) -> list[Run]:
-    """The runs of a study: all cells of the first seed, then of the next.
-
-    Raises:
-      RunError: for a study, a cell or a seed there is none of.
-    """
-    if study not in offline_studies.STUDIES:
-        known = ", ".join(offline_studies.STUDIES)
-        raise RunError(f"--study={study}: there are {known}")
-    cells: Mapping[str, Cell] = offline_studies.STUDIES[study]
-    for name in only:
-        if name not in cells:
-            raise RunError(f"--only={name}: {study} has {', '.join(cells)}")
-    every = sorted({seed for cell in cells.values() for seed in cell.seeds})
-    for seed in seeds:
-        if seed not in every:
-            raise RunError(f"--seeds={seed}: {study} has {every}")
-    return [
-        Run(study, name, cell.method, seed, cell.overrides)
-        for seed in dict.fromkeys(seeds or every)  # a workdir is one process's
-        for name, cell in cells.items()
-        if name in (only or cells) and seed in cell.seeds
-    ]
-
-
-def json_path(out: pathlib.Path, run: Run) -> pathlib.Path:
-    """Where the JSON of a run is."""
-    return out / run.study / f"{run.cell}-seed{run.seed}.json"
-
-
-def work_path(out: pathlib.Path, run: Run) -> pathlib.Path:
-    """The workdir of a run."""
-    return out / run.study / "runs" / f"{run.cell}-seed{run.seed}"
+from experiments import driver, offline_studies, study
+from experiments.study import Asked, Run, json_path, work_path
+from rljax.training.files import read_json, write_json
 
 
 def base_path(out: pathlib.Path) -> pathlib.Path:
@@ -84,24 +37,8 @@ def log_path(out: pathlib.Path, seed: int) -> pathlib.Path:
     return out / "logs" / f"seed{seed}"
 
 
-def is_done(out: pathlib.Path, run: Run) -> bool:
-    """Whether the JSON is there.
-
-    Raises:
-      RunError: if it is of other settings.
-    """
-    return driver.is_recorded(json_path(out, run), run._asdict())
-
-
 def _command(method: str, folder: pathlib.Path, settings: dict) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        f"experiments.{method}",
-        f"--config=experiments/configs/{method}.py:{offline_studies.SCALE}",
-        f"--workdir={folder}",
-        *(f"--config.{key}={value}" for key, value in settings.items()),
-    ]
+    return study.command(method, offline_studies.SCALE, folder, settings)
 
 
 def base_job(out: pathlib.Path) -> driver.Job:
@@ -192,68 +129,20 @@ def _rounds_of(summary: dict[str, Any], task: str) -> dict[str, Any]:
     }
 
 
-def check_same(job: driver.Job) -> None:
-    """Refuses a base or a log that was made with other settings.
-
-    Raises:
-      RunError: naming the first of them.
-    """
-    path = job.folder / "config.json"
-    if not path.exists():
-        return
-    made = read_json(path)["config"]
-    for word in job.command:
-        if not word.startswith("--config."):
-            continue
-        key, asked = word.removeprefix("--config.").split("=", 1)
-        found = made
-        for part in key.split("."):
-            found = found.get(part) if isinstance(found, dict) else None
-        found = tuple(found) if isinstance(found, list) else found
-        if str(found) != asked:
-            raise RunError(
-                f"{job.folder} was made with {key}={found}, asked is {asked}: take "
-                "another --out, or remove the folder and all that came of it"
-            )
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",") if part]
+def _before(asked: Asked) -> Iterator[list[driver.Job]]:
+    """The policy that all begin with, then its logs."""
+    yield [base_job(asked.out)] if asked.missing else []
+    yield [log_job(asked.out, seed) for seed in sorted({r.seed for r in asked.missing})]
 
 
 def main() -> int:
     """Runs what is missing; 0 if all is done."""
-    parser = border.parser(__doc__)
-    studies = ", ".join(offline_studies.STUDIES)
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="DIR")
-    parser.add_argument("--study", required=True, help=studies)
-    parser.add_argument("--only", default="", help="cells, with commas; all if empty")
-    parser.add_argument("--seeds", type=_numbers, default=[], help="all if empty")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--keep_checkpoints", action="store_true")
-    given = parser.parse_args()
-    if given.jobs < 1:
-        parser.error(f"--jobs is {given.jobs}; it must be at least 1")
-    try:
-        only = [name for name in given.only.split(",") if name]
-        runs = runs_of(given.study, only, given.seeds)
-        missing = [run for run in runs if not is_done(given.out, run)]
-        logs = [log_job(given.out, seed) for seed in sorted({r.seed for r in missing})]
-        first = [base_job(given.out)] if missing else []
-        for job in (*first, *logs):
-            check_same(job)
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{given.study}: {len(runs)} runs, {len(missing)} of them to do", flush=True)
-    driving = driver.Driver(given.jobs)
-    driving.listen()
-    last = [run_job(given.out, run, given.keep_checkpoints) for run in missing]
-    for stage in (first, logs, last):
-        due = [job for job in stage if stage is last or not job.is_done()]
-        if driving.all(due) or driving.stopped:
-            return 1
-    return 0
+    return study.main(
+        __doc__,
+        offline_studies.STUDIES,
+        _before,
+        lambda asked, run: run_job(asked.out, run, asked.keep_checkpoints),
+    )
 
 
 if __name__ == "__main__":

@@ -4,13 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-
-class Cell(NamedTuple):
-    """A method with settings changed, and the seeds it is run with."""
-
-    method: str  # a module of experiments
-    overrides: dict[str, Any]  # dotted key of the config -> value
-    seeds: tuple[int, ...]
+from experiments.study import Cell
 
 
 class Tuned(NamedTuple):

@@ -13,14 +13,13 @@ from experiments import (
     offline_evidence,
     offline_studies,
     offline_tables,
+    study,
 )
 from rljax.training.files import RunError
 
 CELLS = {
-    "oreo": offline_studies.Cell(
-        "oreo", {"level": "step", "task.operations": (3, 4)}, (1, 2)
-    ),
-    "sft": offline_studies.Cell("sft", {"data.tokens": 100}, (2, 3)),
+    "oreo": study.Cell("oreo", {"level": "step", "task.operations": (3, 4)}, (1, 2)),
+    "sft": study.Cell("sft", {"data.tokens": 100}, (2, 3)),
 }
 
 
@@ -29,31 +28,35 @@ def studied(monkeypatch):
     monkeypatch.setattr(offline_studies, "STUDIES", {"tiny": CELLS})
 
 
+def runs_of(name, only=(), seeds=()):
+    return study.runs_of(offline_studies.STUDIES, name, only, seeds)
+
+
 def test_runs_go_seed_by_seed():
-    found = [(run.cell, run.seed) for run in offline_evidence.runs_of("tiny")]
+    found = [(run.cell, run.seed) for run in runs_of("tiny")]
     assert found == [("oreo", 1), ("oreo", 2), ("sft", 2), ("sft", 3)]
-    some = offline_evidence.runs_of("tiny", only=["sft"], seeds=[3, 3])
+    some = runs_of("tiny", only=["sft"], seeds=[3, 3])
     assert [(run.cell, run.seed) for run in some] == [("sft", 3)]
 
 
 @pytest.mark.parametrize(
-    "study, only, seeds, message",
+    "name, only, seeds, message",
     [
         ("x", [], [], "--study=x: there are tiny"),
         ("tiny", ["x"], [], "--only=x: tiny has oreo, sft"),
         ("tiny", [], [7], r"--seeds=7: tiny has \[1, 2, 3\]"),
     ],
 )
-def test_what_there_is_not_is_refused(study, only, seeds, message):
+def test_what_there_is_not_is_refused(name, only, seeds, message):
     with pytest.raises(RunError, match=message):
-        offline_evidence.runs_of(study, only, seeds)
+        runs_of(name, only, seeds)
 
 
 def test_every_cell_of_every_study_is_a_command_that_is_accepted(monkeypatch):
     monkeypatch.undo()
     out = pathlib.Path("out")
-    for study in offline_studies.STUDIES:
-        for run in offline_evidence.runs_of(study):
+    for name in offline_studies.STUDIES:
+        for run in runs_of(name):
             words = offline_evidence.run_job(out, run).command
             config = border.read_command(words[3:]).config
             assert config.seed == run.seed and config.model.path == "out/base/hf"
@@ -62,7 +65,7 @@ def test_every_cell_of_every_study_is_a_command_that_is_accepted(monkeypatch):
                 assert config.first_log == log and config.rounds == 3
             else:
                 assert config.data.path == ("" if run.method == "sft" else log)
-            assert config.eval.split == ("dev" if study == "grid" else "test")
+            assert config.eval.split == ("dev" if name == "grid" else "test")
 
 
 def test_methods_have_grids_of_one_size_that_hold_what_was_chosen():
@@ -75,8 +78,8 @@ def test_methods_have_grids_of_one_size_that_hold_what_was_chosen():
 
 
 def test_rounds_become_a_json(tmp_path):
-    run = offline_evidence.Run("rounds", "dpo", "iterate", 1, {"method": "dpo"})
-    folder = offline_evidence.work_path(tmp_path, run)
+    run = study.Run("rounds", "dpo", "iterate", 1, {"method": "dpo"})
+    folder = study.work_path(tmp_path, run)
     written(folder, 0.0)
     rounds = [
         {"tokens": 5, "updates": n, "items": 2, "train_seconds": 0.5, "alarms": [n]}
@@ -88,7 +91,7 @@ def test_rounds_become_a_json(tmp_path):
     kept.mkdir(parents=True)
     offline_evidence.run_job(tmp_path, run).finish()
     assert not kept.exists()
-    saved = json.loads(offline_evidence.json_path(tmp_path, run).read_text())
+    saved = json.loads(study.json_path(tmp_path, run).read_text())
     assert (saved["before"], saved["after"]) == (None, 0.75)
     assert saved["by_round"] == [0.5, 0.75] and saved["alarms"] == [1, 2]
     assert [saved[key] for key in offline_evidence.SUMS] == [10, 3, 4, 1.0]
@@ -107,20 +110,20 @@ def written(folder: pathlib.Path, after: float) -> None:
 
 
 def test_a_finished_run_becomes_a_json_and_is_not_run_again(tmp_path):
-    run = offline_evidence.runs_of("tiny")[0]
-    written(offline_evidence.work_path(tmp_path, run), 0.25)
-    assert not offline_evidence.is_done(tmp_path, run)
+    run = runs_of("tiny")[0]
+    written(study.work_path(tmp_path, run), 0.25)
+    assert not study.is_done(tmp_path, run)
     offline_evidence.run_job(tmp_path, run).finish()
-    assert offline_evidence.is_done(tmp_path, run)
-    saved = json.loads(offline_evidence.json_path(tmp_path, run).read_text())
+    assert study.is_done(tmp_path, run)
+    saved = json.loads(study.json_path(tmp_path, run).read_text())
     assert (saved["after"], saved["before"], saved["split"]) == (0.25, None, "dev")
     assert saved["sampled"] is None
     assert (saved["cell"], saved["seed"], saved["git"]) == ("oreo", 1, "abc")
     with pytest.raises(RunError, match="has overrides .* asked is"):
-        offline_evidence.is_done(tmp_path, run._replace(overrides={}))
-    offline_evidence.json_path(tmp_path, run).write_text('{"study": "tiny"}')
+        study.is_done(tmp_path, run._replace(overrides={}))
+    study.json_path(tmp_path, run).write_text('{"study": "tiny"}')
     with pytest.raises(RunError, match="has cell None, asked is 'oreo'"):
-        offline_evidence.is_done(tmp_path, run)
+        study.is_done(tmp_path, run)
 
 
 def test_base_then_logs_then_runs(tmp_path, monkeypatch, capsys):
@@ -152,20 +155,20 @@ def test_a_base_of_other_settings_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(offline_studies, "TASK", settings)
     monkeypatch.setattr(offline_studies, "BASE", {})
     job = offline_evidence.base_job(tmp_path)
-    offline_evidence.check_same(job)  # there is none yet
+    study.check_same(job)  # there is none yet
     made = {"task": {"operations": [2, 3]}, "data": {"epochs": 6}}
     job.folder.mkdir()
     path = job.folder / "config.json"
     path.write_text(json.dumps({"config": made}))
-    offline_evidence.check_same(job)
+    study.check_same(job)
     for group, key, value in (("task", "operations", [2, 4]), ("data", "epochs", 5)):
         other = made | {group: {key: value}}
         path.write_text(json.dumps({"config": other}))
         with pytest.raises(RunError, match=f"made with {group}.{key}="):
-            offline_evidence.check_same(job)
+            study.check_same(job)
     path.write_text(json.dumps({"config": {"task": made["task"]}}))
     with pytest.raises(RunError, match="data.epochs=None, asked is 6"):
-        offline_evidence.check_same(job)
+        study.check_same(job)
 
 
 def test_the_interval_of_three_seeds_by_hand():
