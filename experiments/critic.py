@@ -1,7 +1,7 @@
 """The V of an OREO run beside its policy: written by `oreo`, read by it and `search`.
 
-`hf/` has `heads.json` and `heads.safetensors` with a linear head "v", and `critic/`, a
-Hugging Face folder of the trunk that it reads; no such folder where that is the
+`hf/` has `heads.json` and `heads/` with a linear head "v", and `critic/`, a Hugging
+Face folder of the trunk that it reads; no such folder where that is the
 policy's own. V(text) = head . hidden state of the text's last token.
 """
 

@@ -1,7 +1,9 @@
-"""Q and V heads beside an exported model: `heads.safetensors` and `heads.json`.
+"""Q and V heads beside an exported model: `heads/heads.safetensors` and `heads.json`.
 
-Hugging Face folders have no place for them. The tensors are `<head>.Dense_<i>.kernel`
-([in, out]) and `.bias`, in float32; the JSON says what a reader must know to use them.
+Hugging Face folders have no place for them, and vLLM takes every `.safetensors` beside
+`config.json` for a part of the model: so the weights lie in a folder of
+their own. The tensors are `<head>.Dense_<i>.kernel` ([in, out]) and `.bias`, in
+float32; the JSON says what a reader must know to use them.
 """
 
 import json
@@ -16,7 +18,8 @@ from rljax.models.safetensors_files import tensors
 from rljax.models.safetensors_out import Entry, write
 from rljax.types import Params
 
-WEIGHTS, NOTES = "heads.safetensors", "heads.json"
+WEIGHTS, NOTES = "heads/heads.safetensors", "heads.json"
+_BESIDE = "heads.safetensors"  # where earlier exports have the weights
 READ_Q = ("path", "last_node")
 READ_V = ("prompt", "every_token")
 OUTPUTS = ("value", "logit")
@@ -68,6 +71,7 @@ def save(folder: pathlib.Path, heads: Mapping[str, Params], notes: Notes) -> Non
                 raise ValueError(f"head {name}: {key} holds values that are not finite")
             flat[f"{name}.{key}"] = array
     entries = [Entry(name, x.dtype, x.shape) for name, x in flat.items()]
+    (folder / WEIGHTS).parent.mkdir(exist_ok=True)
     write(folder / WEIGHTS, entries, flat.values())
     told = {
         "format": 1,
@@ -97,9 +101,13 @@ def load(folder: pathlib.Path) -> tuple[dict[str, Params], Notes]:
       ValueError: if a file is missing or damaged, or the two do not agree; it lists
         the tensors that are missing, not expected or misshapen.
     """
-    for name in (WEIGHTS, NOTES):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder} holds no heads: there is no {name}")
+    weights = folder / WEIGHTS
+    if not weights.is_file() and (folder / _BESIDE).is_file():
+        weights = folder / _BESIDE
+    for name in (weights, folder / NOTES):
+        if not name.is_file():
+            missing = name.relative_to(folder)
+            raise ValueError(f"{folder} holds no heads: there is no {missing}")
     path = folder / NOTES
     try:
         told = json.loads(path.read_bytes())
@@ -121,7 +129,7 @@ def load(folder: pathlib.Path) -> tuple[dict[str, Params], Notes]:
     }
     heads: dict[str, Any] = {name: {} for name in widths}
     faults = []
-    for name, array in tensors(folder / WEIGHTS):
+    for name, array in tensors(weights):
         shape = wanted.pop(name, None)
         if shape is None:
             faults.append(f"{name} {array.shape} is of no head")
@@ -133,9 +141,7 @@ def load(folder: pathlib.Path) -> tuple[dict[str, Params], Notes]:
             heads[head].setdefault(layer, {})[kind] = np.array(array, np.float32)
     faults += [f"{name} is missing" for name in sorted(wanted)]
     if faults:
-        raise ValueError(
-            f"{folder / WEIGHTS} is not as {NOTES} says:\n  " + "\n  ".join(faults)
-        )
+        raise ValueError(f"{weights} is not as {NOTES} says:\n  " + "\n  ".join(faults))
     return heads, notes
 
 

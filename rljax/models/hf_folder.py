@@ -4,7 +4,7 @@
     generation_config.json   the loaded model's own, with the tokens that end a text
     model.safetensors        or shards with an index, under Hugging Face's names
     tokenizer files          whatever the tokenizer writes
-    heads.safetensors, heads.json   Q and V heads, where there are any
+    heads/, heads.json       Q and V heads, where there are any
     README.md                the model card
     rljax.json               the list of these files
 

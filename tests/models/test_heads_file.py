@@ -104,10 +104,25 @@ def test_tensors_that_do_not_fit_are_listed(change, message, heads, tmp_path):
 )
 def test_damaged_notes_are_told(text, message, heads, tmp_path):
     with pytest.raises(
-        ValueError, match="holds no heads: there is no heads.safetensors"
+        ValueError, match="holds no heads: there is no heads/heads.safetensors"
     ):
         heads_file.load(tmp_path)
     heads_file.save(tmp_path, heads, NOTES)
     (tmp_path / heads_file.NOTES).write_text(text)
     with pytest.raises(ValueError, match=message):
+        heads_file.load(tmp_path)
+
+
+def test_nothing_beside_the_config_looks_like_weights_of_the_model(heads, tmp_path):
+    heads_file.save(tmp_path, heads, NOTES)
+    assert not list(tmp_path.glob("*.safetensors"))  # vLLM would read it
+
+
+def test_heads_of_earlier_exports_are_found_beside_the_model(heads, tmp_path):
+    heads_file.save(tmp_path, heads, NOTES)
+    (tmp_path / heads_file.WEIGHTS).rename(tmp_path / "heads.safetensors")
+    found, notes = heads_file.load(tmp_path)
+    assert notes == NOTES and found.keys() == heads.keys()
+    (tmp_path / "heads.safetensors").unlink()
+    with pytest.raises(ValueError, match="there is no heads/heads.safetensors"):
         heads_file.load(tmp_path)
