@@ -138,6 +138,9 @@ def _arithmetic(task: Any, put: Put) -> tuple[list[Problem], ...]:
             factor=task.factor,
             merged=task.merged,
             careless=task.careless,
+            hasty=task.hasty,
+            products=task.products,
+            signs=task.signs,
         )
         sets = arithmetic.split(settings, task.seed, sizes)
     except (TypeError, ValueError) as error:

@@ -58,6 +58,9 @@ def shared(scale: str, scales: Sequence[str] = SCALES) -> config_dict.ConfigDict
     # Habits of those who wrote the solutions; see `arithmetic.Config`.
     config.task.merged = 0.0
     config.task.careless = 0.0
+    config.task.hasty = 0.0
+    config.task.products = 0.35  # chance of a product, where one may stand
+    config.task.signs = "+-"  # between the others: +-, + or -
 
     config.data = config_dict.ConfigDict()
     # A log, or several with a comma between two, read one after the other; empty, for

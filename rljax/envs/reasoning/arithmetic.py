@@ -50,6 +50,9 @@ class Config:
       careless: chance that a solution takes its operations from left to right, so that
         it is wrong where a product comes after a sum. The answer stays the right one,
         and so do the expressions. Not with `merged` or `rewrite`.
+      hasty: chance that a line takes the first operation of what is left, product or
+        not, where a product comes after a sum. Each such line is a chance to go wrong,
+        so that the more there are, the rarer a right solution is. Alone, as careless.
     """
 
     operations: tuple[int, int] = (3, 5)
@@ -61,6 +64,7 @@ class Config:
     rewrite: bool = False
     merged: float = 0.0
     careless: float = 0.0
+    hasty: float = 0.0
 
     def __post_init__(self) -> None:
         least, most = self.operations
@@ -80,13 +84,16 @@ class Config:
             )
         if self.signs not in ("+-", "+", "-"):
             raise ValueError(f"signs must be '+-', '+' or '-', got {self.signs!r}")
-        if not 0 <= self.merged <= 1:
-            raise ValueError(f"merged must be within [0, 1], got {self.merged}")
-        if not 0 <= self.careless <= 1:
-            raise ValueError(f"careless must be within [0, 1], got {self.careless}")
-        if (self.merged > 0) + (self.careless > 0) + self.rewrite > 1:
+        for name in ("merged", "careless", "hasty"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name} must be within [0, 1], got {getattr(self, name)}"
+                )
+        ways = (self.merged > 0, self.careless > 0, self.hasty > 0, self.rewrite)
+        if sum(ways) > 1:
             raise ValueError(
-                "merged, careless and rewrite are ways to write a solution: take one"
+                "merged, careless, hasty and rewrite are ways to write a solution: "
+                "take one"
             )
 
 
@@ -306,6 +313,8 @@ def _problem(parts: list[str], config: Config, habits: random.Random) -> Problem
     careless = config.careless > 0 and habits.random() < config.careless
     while len(parts) > 1:
         at = parts.index("*") if "*" in parts and not careless else 1
+        if at > 1 and config.hasty and habits.random() < config.hasty:
+            at = 1
         first, end = at - 1, at + 2
         if config.merged and (more := _merged(parts, config.merged, habits)):
             first, end = 0, more

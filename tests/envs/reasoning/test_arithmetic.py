@@ -254,6 +254,33 @@ def test_sets_are_disjoint_and_stay_when_later_ones_grow():
         arithmetic.split(SMALL, 5, {"test": 3, "dev": -1})
 
 
+@pytest.mark.parametrize("chance", [0.3, 1.0])
+def test_each_hasty_line_takes_the_first_operation(chance):
+    plain = arithmetic.Config(operations=(4, 6), largest=9, factor=3, products=0.6)
+    config = dataclasses.replace(plain, hasty=chance)
+    hasty = could = 0
+    for problem, right in zip(
+        arithmetic.make(config, 3, 300), arithmetic.make(plain, 3, 300), strict=True
+    ):
+        assert (problem.prompt, problem.answer) == (right.prompt, right.answer)
+        parts = re.findall(r"\d+|[-+*]", problem.prompt)
+        *lines, final = problem.solution.split("\n")
+        for line in lines:
+            first = "".join(parts[:3])
+            at = parts.index("*") if "*" in parts else 1
+            product = "".join(parts[at - 1 : at + 2])
+            taken, result = line.split("=")
+            if product != first:
+                could += 1
+                hasty += taken == first
+            assert taken in (first, product)
+            start = 0 if taken == first else at - 1
+            assert int(result) == eval(taken)
+            parts[start : start + 3] = [result]
+        assert final == f"#### {parts[0]}"
+    assert could > 300 and hasty / could == pytest.approx(chance, abs=0.06)
+
+
 @pytest.mark.parametrize("seed, count", [(-1, 3), (0, -3)])
 def test_refuses_negative_seeds_and_counts(seed, count):
     with pytest.raises(ValueError, match=f"got {seed} and {count}"):
@@ -276,7 +303,10 @@ def test_refuses_negative_seeds_and_counts(seed, count):
         ({"merged": float("nan")}, "merged must be within"),
         ({"merged": 0.5, "rewrite": True}, "take one"),
         ({"careless": 1.5}, r"careless must be within \[0, 1\], got 1.5"),
+        ({"hasty": -0.5}, r"hasty must be within \[0, 1\], got -0.5"),
         ({"merged": 0.5, "careless": 0.1}, "take one"),
+        ({"hasty": 0.5, "careless": 0.1}, "take one"),
+        ({"hasty": 0.5, "rewrite": True}, "take one"),
         ({"rewrite": True, "careless": 0.1}, "take one"),
     ],
 )
