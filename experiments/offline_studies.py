@@ -101,6 +101,7 @@ CHOSEN: Mapping[str, tuple[float, float | None]] = {
     "dqo_like": (1e-4, 0.001),
 }
 NOISY = ("oreo_step", "oreo_token", "rejection_sampling", "dpo")
+LONGER = ("oreo_step", "rejection_sampling", "dpo")
 REPEATED = {
     "oreo": "oreo_step",  # its best level in the comparison
     "rejection_sampling": "rejection_sampling",
@@ -131,5 +132,7 @@ STUDIES: Mapping[str, Mapping[str, Cell]] = {
     "grid": _grid(),
     "compare": _chosen(tuple(METHODS), **{"eval.samples": 4}),
     "noise": _chosen(NOISY, **{"data.flip": 0.1}),
+    # A pass over the log of nearly every method: for whom was it too short?
+    "longer": _chosen(LONGER, **{"data.tokens": 360_000, "eval.samples": 4}),
     "rounds": _rounds(),
 }
