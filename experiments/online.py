@@ -38,6 +38,7 @@ LIMITS = {
     "rollout.steps": AT_LEAST_ONE,
     "rollout.groups": AT_LEAST_ONE,
     "rollout.samples": AT_LEAST_ONE,
+    "rollout.tokens": Limit(0),
     "rollout.temperature": POSITIVE,
     "rollout.slots": AT_LEAST_ONE,
     "rollout.prompt_tokens": AT_LEAST_ONE,
@@ -292,10 +293,12 @@ def _evaluate(config, task, start, agent: TokenAgent) -> Callable[..., dict]:
 
 def _schedule(config: Any, sizes: Sizes) -> loop.Schedule:
     a_step = sizes.updates // sizes.steps
-    every = config.eval.every_updates
+    every, most = config.eval.every_updates, config.rollout.tokens
+    all_there_are = sizes.steps * sizes.groups * sizes.samples * sizes.longest
     return loop.Schedule(
         calls=sizes.steps,
-        total_steps=sizes.steps * sizes.groups * sizes.samples * sizes.longest,
+        total_steps=min(most or all_there_are, all_there_are),
+        most=most,
         eval_every=max(1, round(every / a_step)) if every else 0,
         save_every=max(1, config.log.checkpoint_every_updates // a_step),
         keep=config.log.keep_checkpoints,

@@ -88,6 +88,7 @@ class Schedule:
 
     calls: int  # of the whole run
     total_steps: int  # of the axis in them, for the bar
+    most: int = 0  # of the axis: the call that reaches it is the last; 0: no limit
     log_every: int = 1  # a row holds the metrics of its own call
     eval_every: int = 0  # 0: only before and after
     save_every: int = 0  # 0: by the clock alone
@@ -170,13 +171,13 @@ def train(program: Program, schedule: Schedule, workdir: Workdir) -> Result:
             if owed is not None:
                 after, owed = _tell(run, state, position, owed), None
                 _save(program, schedule, workdir, state, position)
-            if position.calls < schedule.calls:
+            if not _over(schedule, position):
                 writer.say("compiling (once) ...")
             saved_at = time.monotonic()
-            while position.calls < schedule.calls and not _agree(bool(stopped)):
+            while not _over(schedule, position) and not _agree(bool(stopped)):
                 state, position, owed = _call(run, state, position)
                 after = _tell(run, state, position, owed)
-                writer.progress(owed, position.calls == schedule.calls)
+                writer.progress(owed, _over(schedule, position))
                 owed = None
                 by_clock = time.monotonic() - saved_at >= schedule.save_seconds
                 by_count = (
@@ -189,7 +190,7 @@ def train(program: Program, schedule: Schedule, workdir: Workdir) -> Result:
             pass
         if position != saved or not checkpoint.updates(workdir.checkpoints):
             _save(program, schedule, workdir, state, position, owed)
-        if position.calls < schedule.calls or owed is not None or before is None:
+        if not _over(schedule, position) or owed is not None or before is None:
             name = stopped[0] if stopped else "a signal to another process"
             writer.say(
                 f"{name}: saved update {position.updates:,} in {folder}; "
@@ -228,6 +229,16 @@ def _begin(program: Program, workdir: Workdir) -> tuple[PyTree, Position, Row | 
     return (program.init() if state is None else state), position, owed
 
 
+def _over(schedule: Schedule, position: Position) -> bool:
+    """Whether no call is left.
+
+    It goes by what a checkpoint holds, so that a resumed run ends where it would have
+    ended.
+    """
+    spent = schedule.most and position.axis >= schedule.most
+    return bool(position.calls >= schedule.calls or spent)
+
+
 def _call(run: _Run, state: PyTree, position: Position) -> tuple[PyTree, Position, Row]:
     """One compiled call, and its metrics."""
     start = time.perf_counter()
@@ -254,7 +265,7 @@ def _call(run: _Run, state: PyTree, position: Position) -> tuple[PyTree, Positio
 def _tell(run: _Run, state: PyTree, position: Position, row: Row) -> Row | None:
     """Writes the row of a call, with an evaluation where one is due: that is given."""
     schedule = run.schedule
-    last = position.calls == schedule.calls
+    last = _over(schedule, position)
     eval_due = schedule.eval_every and position.calls % schedule.eval_every == 0
     found = None
     if eval_due or last:

@@ -346,3 +346,31 @@ def test_a_restore_of_ones_own(tmp_path):
 
     toy_run.run(path, 3, made=toy_run.program()._replace(restore=restore))
     assert seen == [2]
+
+
+def test_a_budget_of_the_axis_ends_the_run(whole, tmp_path, capsys):
+    """64 steps a call: 300 are reached in the fifth, which is evaluated as the last."""
+    path = tmp_path / "run"
+    result = toy_run.run(path, CALLS, most=300, save_every=2)
+    assert result.stopped_by is None and result.position.calls == 5
+    assert "saved update" not in capsys.readouterr().out
+    w = result.state.params["w"]
+    assert result.after is not None
+    assert result.after["eval/train_sampled/grow"] == pytest.approx(float(w[1]))
+    # Up to its last call it is the run without a budget.
+    assert rows(path)[:5] == rows(whole[0])[:5] and rows(path)[-1]["updates"] == 10
+    # Gone on with from before the end it ends there again, and then has no more to do.
+    again = toy_run.run(path, CALLS, resume=8, most=300, save_every=2)
+    assert again.position.calls == 5 and again.after == result.after
+    assert bits(again.state) == bits(result.state)
+
+    def never(*_):
+        raise AssertionError("called")
+
+    made = toy_run.program()._replace(iterate=never)
+    assert toy_run.run(path, CALLS, made=made, most=300).after == result.after
+
+
+def test_a_budget_that_is_not_reached_changes_nothing(whole, tmp_path):
+    toy_run.run(tmp_path / "run", CALLS, most=64 * CALLS + 1)
+    assert_equal_runs(tmp_path / "run", whole[0])
