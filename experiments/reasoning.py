@@ -139,6 +139,7 @@ def _arithmetic(task: Any, put: Put) -> tuple[list[Problem], ...]:
             merged=task.merged,
             careless=task.careless,
             hasty=task.hasty,
+            modulus=task.modulus,
             products=task.products,
             signs=task.signs,
         )

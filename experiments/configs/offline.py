@@ -59,6 +59,7 @@ def shared(scale: str, scales: Sequence[str] = SCALES) -> config_dict.ConfigDict
     config.task.merged = 0.0
     config.task.careless = 0.0
     config.task.hasty = 0.0
+    config.task.modulus = 0  # what results are taken modulo; 0: as they are
     config.task.products = 0.35  # chance of a product, where one may stand
     config.task.signs = "+-"  # between the others: +-, + or -
 

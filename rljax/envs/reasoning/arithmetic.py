@@ -53,6 +53,8 @@ class Config:
       hasty: chance that a line takes the first operation of what is left, product or
         not, where a product comes after a sum. Each such line is a chance to go wrong,
         so that the more there are, the rarer a right solution is. Alone, as careless.
+      modulus: results are what is left when divided by this, of numbers below it; 0:
+        results as they are. With 10 a line is a fact of two digits.
     """
 
     operations: tuple[int, int] = (3, 5)
@@ -65,6 +67,7 @@ class Config:
     merged: float = 0.0
     careless: float = 0.0
     hasty: float = 0.0
+    modulus: int = 0
 
     def __post_init__(self) -> None:
         least, most = self.operations
@@ -89,6 +92,11 @@ class Config:
                 raise ValueError(
                     f"{name} must be within [0, 1], got {getattr(self, name)}"
                 )
+        if self.modulus and self.modulus <= max(self.largest, self.factor):
+            raise ValueError(
+                f"modulus must be above largest and factor, {self.largest} and "
+                f"{self.factor}, or 0, got {self.modulus}"
+            )
         ways = (self.merged > 0, self.careless > 0, self.hasty > 0, self.rewrite)
         if sum(ways) > 1:
             raise ValueError(
@@ -216,7 +224,8 @@ def first_error(expression: str, lines: Sequence[str]) -> int:
     alone.
 
     Args:
-      expression: what stands before "=?" of the prompt; not of a `rewrite` config.
+      expression: what stands before "=?" of the prompt; not of a config with `rewrite`
+        or `modulus`.
       lines: of the response, none of them empty.
 
     Returns:
@@ -309,7 +318,8 @@ def _problem(parts: list[str], config: Config, habits: random.Random) -> Problem
     """An expression with its solution; None if something falls below 0 and may not."""
     if not config.signed and _falls_below_zero(parts):
         return None
-    expression, answer, lines = "".join(parts), str(value(parts)), []
+    expression, lines = "".join(parts), []
+    answer = str(_left(value(parts), config.modulus))
     careless = config.careless > 0 and habits.random() < config.careless
     while len(parts) > 1:
         at = parts.index("*") if "*" in parts and not careless else 1
@@ -318,7 +328,7 @@ def _problem(parts: list[str], config: Config, habits: random.Random) -> Problem
         first, end = at - 1, at + 2
         if config.merged and (more := _merged(parts, config.merged, habits)):
             first, end = 0, more
-        result = str(value(parts[first:end]))
+        result = str(_left(value(parts[first:end]), config.modulus))
         left = "".join(parts[first:end])
         parts = [*parts[:first], result, *parts[end:]]
         lines.append("".join(parts) if config.rewrite else f"{left}={result}")
@@ -328,6 +338,10 @@ def _problem(parts: list[str], config: Config, habits: random.Random) -> Problem
         answer=answer,
         solution="\n".join([*lines, f"#### {parts[0]}"]),
     )
+
+
+def _left(number: int, modulus: int) -> int:
+    return number % modulus if modulus else number
 
 
 def _ends(parts: Sequence[str]) -> list[int]:

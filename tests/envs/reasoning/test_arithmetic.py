@@ -281,6 +281,17 @@ def test_each_hasty_line_takes_the_first_operation(chance):
     assert could > 300 and hasty / could == pytest.approx(chance, abs=0.06)
 
 
+def test_results_modulo_a_number():
+    config = arithmetic.Config(operations=(3, 6), largest=9, modulus=10, signed=True)
+    for problem in arithmetic.make(config, 3, 200):
+        *lines, final = problem.solution.split("\n")
+        for line in lines:
+            taken, result = line.split("=")
+            assert int(result) == eval(taken) % 10
+        answer = eval(expression_of(problem)) % 10
+        assert final == f"#### {answer}" and problem.answer == str(answer)
+
+
 @pytest.mark.parametrize("seed, count", [(-1, 3), (0, -3)])
 def test_refuses_negative_seeds_and_counts(seed, count):
     with pytest.raises(ValueError, match=f"got {seed} and {count}"):
@@ -304,6 +315,8 @@ def test_refuses_negative_seeds_and_counts(seed, count):
         ({"merged": 0.5, "rewrite": True}, "take one"),
         ({"careless": 1.5}, r"careless must be within \[0, 1\], got 1.5"),
         ({"hasty": -0.5}, r"hasty must be within \[0, 1\], got -0.5"),
+        ({"modulus": 99}, "above largest and factor, 99 and 9, or 0, got 99"),
+        ({"modulus": -1}, "got -1"),
         ({"merged": 0.5, "careless": 0.1}, "take one"),
         ({"hasty": 0.5, "careless": 0.1}, "take one"),
         ({"hasty": 0.5, "rewrite": True}, "take one"),

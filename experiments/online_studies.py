@@ -1,0 +1,88 @@
+"""What `online_evidence` runs: tables of cells."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.study import Cell
+
+SCALE = "arithmetic"
+REPORTED = (1, 2, 3, 4, 5)
+FEWER = REPORTED[:3]
+TUNING = (100,)  # never reported
+
+# Long solutions of a policy that gets most lines right and few answers: one wrong line
+# is one wrong answer.
+TASK = {
+    "task.operations": (5, 6),
+    "task.largest": 9,
+    "task.solved_size": 4_000,
+    "task.train_size": 256,
+    "task.dev_size": 200,
+    "task.test_size": 100,
+}
+BASE = {
+    "data.epochs": 5,
+    "optimizer.learning_rate": 1e-3,
+    "model.width": 96,
+    "model.layers": 3,
+    "model.heads": 3,
+    "model.mlp_width": 256,
+    "eval.split": "dev",
+}
+
+# What all runs have in common: they end when they have sampled so many tokens.
+COMMON: Mapping[str, Any] = {
+    "rollout.tokens": 400_000,
+    "rollout.groups": 16,
+    "rollout.samples": 8,
+    "rollout.slots": 64,
+    "loss.batch_groups": 16,
+    "eval.before": False,
+    "eval.split": "test",
+    "eval.samples": 64,
+    "eval.pass_k": (1, 8, 64),
+}
+STEPS = {0.0: 60, 0.25: 68, 0.5: 78, 0.95: 100}  # about as long as the tokens last
+_PPO = {"optimizer.learning_rate": 1e-4, "ppo.learning_rate": 3e-4, "ppo.warmup": 5}
+_GRPO = {"optimizer.learning_rate": 1e-4}
+
+
+def _cell(method: str, share: float, seeds=REPORTED, **more: Any) -> Cell:
+    settings = {**COMMON, "rollout.steps": STEPS[share], **more}
+    return Cell(method, settings, tuple(seeds))
+
+
+def _rrl(share: float = 0.25, base: str = "ppo", seeds=REPORTED, **more: Any) -> Cell:
+    settings = _PPO if base == "ppo" else _GRPO
+    named = {f"replay.{name}": value for name, value in more.items()}
+    shares = {"base": base, "replay.share": share, "replay.most": max(share, 0.5)}
+    return _cell("rrl", share, seeds, **settings, **shares, **named)
+
+
+# The prototype's: no ramp, no fade, no problem that is done with, nothing that is dead.
+_ALWAYS = {
+    "ramp": 0.0, "fade": 0.0, "solved_at": 1.0, "choice": "visits",
+    "proposes_below": 1.0, "refresh": 100_000, "cells": 10,
+}  # fmt: skip
+
+STUDIES: Mapping[str, Mapping[str, Cell]] = {
+    "compare": {
+        "ppo": _cell("ppo", 0.0, **_PPO),
+        "rrl": _rrl(),
+        "rrl_half": _rrl(0.5),
+        "rrl_prototype": _rrl(0.95, **_ALWAYS),
+        "random_cuts": _rrl(where="random"),
+        "bandit": _rrl(choice="bandit"),
+        "grpo": _cell("grpo", 0.0, **_GRPO),
+        "rrl_grpo": _rrl(base="grpo"),
+    },
+    "ablations": {
+        "rrl": _rrl(seeds=FEWER),
+        "entropy_cuts": _rrl(seeds=FEWER, where="entropy"),
+        "frozen_scores": _rrl(seeds=FEWER, refresh=100_000),
+        "by_visits": _rrl(seeds=FEWER, choice="visits"),
+        "failures_alone": _rrl(seeds=FEWER, proposes_below=0.0),
+        "no_fade": _rrl(seeds=FEWER, fade=0.0),
+        "one_state": _rrl(seeds=FEWER, cells=1),
+    },
+}
