@@ -15,8 +15,8 @@ def shared(scale: str) -> config_dict.ConfigDict:
 
     config.rollout = config_dict.ConfigDict()
     config.rollout.steps = 200  # of the run; each samples, then learns
-    # The step in which so many tokens are sampled is the last; 0: no limit. Schedules go
-    # by steps all the same, so let rollout.steps be about what the tokens are enough for.
+    # The step in which so many tokens are sampled is the last; 0: no limit. Schedules
+    # go by steps all the same: let rollout.steps be what the tokens are enough for.
     config.rollout.tokens = 0
     config.rollout.groups = 32  # problems of a step
     config.rollout.samples = 8  # answers to each
