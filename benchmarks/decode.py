@@ -81,15 +81,31 @@ def save(params: Params, config: ModelConfig, folder: pathlib.Path) -> None:
 
 
 class Peer:
-    """transformers with some weights, in another process."""
+    """Another library with some weights, in another process."""
 
-    def __init__(self, python: str, params: Params, config: ModelConfig, how: str):
-        """Starts it; `how` is "compile" or "plain"."""
+    def __init__(
+        self,
+        python: str,
+        params: Params,
+        config: ModelConfig,
+        how: str,
+        script: pathlib.Path = PEER,
+    ):
+        """Starts it.
+
+        Args:
+          python: of its environment.
+          params: the weights.
+          config: of the model.
+          how: what the script is told beside them: of transformers "compile" or
+            "plain".
+          script: what it runs.
+        """
         with tempfile.TemporaryDirectory() as folder:
             save(params, config, pathlib.Path(folder))
             threads = str(len(os.sched_getaffinity(0)))
             self._process = subprocess.Popen(
-                [python, str(PEER), folder, threads, how],
+                [python, str(script), folder, threads, how],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -241,9 +257,19 @@ def long_tail(arguments: argparse.Namespace) -> list[common.Row]:
     return rows
 
 
-def python_of_peer(given: str | None) -> str | None:
-    """The peer's Python, or None where there is none."""
-    path = given or os.environ.get("RLJAX_PEER", ".venv-peers/bin/python")
+def python_of_peer(
+    given: str | None,
+    variable: str = "RLJAX_PEER",
+    usual: str = ".venv-peers/bin/python",
+) -> str | None:
+    """The peer's Python, or None where there is none.
+
+    Args:
+      given: by a flag.
+      variable: of the environment, that says it where there is no flag.
+      usual: where it is else.
+    """
+    path = given or os.environ.get(variable, usual)
     if pathlib.Path(path).is_file():
         return path
     if given is not None:
