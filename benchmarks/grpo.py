@@ -13,6 +13,7 @@ Below the table: where our own time goes.
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import os
@@ -40,6 +41,7 @@ from rljax.types import Params
 
 PEER = pathlib.Path(__file__).with_name("grpo_peer.py")
 TARGET = 2.0
+THETA = 1e6  # the peer's Llama turns by this one, whatever its config says
 
 
 class Size(NamedTuple):
@@ -67,9 +69,12 @@ SIZES = {
             num_kv_heads=2,
             head_dim=32,
             mlp_width=384,
+            rope_theta=THETA,
         )
     ),
-    "_5m": Size(decode_ways.SMALLER, prompt=64, new=64),
+    "_5m": Size(
+        dataclasses.replace(decode_ways.SMALLER, rope_theta=THETA), prompt=64, new=64
+    ),
 }
 
 
@@ -256,7 +261,13 @@ def row_of(
     peer = decode.Peer(arguments.peer, params, size.model, json.dumps(asked), PEER)
     alike(peer, size, params)
     given = [" ".join(map(str, ids)) for ids in prompts(size)]
-    theirs = functools.partial(peer.ask, way="step", prompts=given)
+
+    def theirs() -> dict[str, Any]:
+        answer = peer.ask(way="step", prompts=given)
+        if answer["tokens"] != size.tokens:
+            raise RuntimeError(f"the peer drew {answer['tokens']}, not {size.tokens}")
+        return answer
+
     for _ in range(3):
         theirs()
     _warm(ours, clock)

@@ -60,12 +60,13 @@ def main() -> None:
         num_generations=asked["samples"], num_iterations=1, beta=asked["kl_weight"],
         epsilon=0.2, loss_agg_mode="token-mean",
     )  # fmt: skip
+    judge = Judge()
     learner = learner_lib.GRPOLearner(
-        rl_cluster=cluster, algo_config=config, reward_fns=reward
+        rl_cluster=cluster, algo_config=config, reward_fns=judge
     )
     names = ("google-tunix", "jax", "flax")
     say(out, {name: importlib.metadata.version(name) for name in names})
-    learner.train(requests(cluster, out))
+    learner.train(requests(cluster, judge, out))
 
 
 def say(out, answer):
@@ -73,12 +74,22 @@ def say(out, answer):
     print(json.dumps(answer), file=out, flush=True)
 
 
-def reward(prompts, completions, **rest):
-    """1 where the text has an even number of characters, as ours."""
-    return [float(len(text) % 2 == 0) for text in completions]
+class Judge:
+    """1 where a text has an even number of characters, as ours; counts tokens."""
+
+    __name__ = "even"
+
+    def __init__(self):
+        """No text has come yet."""
+        self.tokens = 0
+
+    def __call__(self, prompts, completions, **rest):
+        """The reward of each text."""
+        self.tokens += sum(len(text.split()) for text in completions)
+        return [float(len(text) % 2 == 0) for text in completions]
 
 
-def requests(cluster, out):
+def requests(cluster, judge, out):
     """Prompts of a step; when the next are asked for it is over, and is answered."""
     jax = importlib.import_module("jax")
     np = importlib.import_module("numpy")
@@ -88,11 +99,13 @@ def requests(cluster, out):
         if request["way"] == "log_probs":
             say(out, {"log_probs": log_probs(cluster, **request["texts"])})
             continue
+        judge.tokens = 0
         start, cpu = time.perf_counter(), time.process_time()
         yield {"prompts": np.array(request["prompts"])}
-        jax.block_until_ready(nnx.state(cluster.train_actor))
+        jax.block_until_ready(nnx.state(cluster.actor_trainer.model))
         took = time.perf_counter() - start
-        say(out, {"seconds": took, "cpu": time.process_time() - cpu})
+        cpu = time.process_time() - cpu
+        say(out, {"seconds": took, "cpu": cpu, "tokens": judge.tokens})
 
 
 def log_probs(cluster, prompts, answers):
