@@ -137,7 +137,7 @@ def parts_of(size: Size, kl_weight: float, clock: Clock) -> online_parts.Parts:
         return found._replace(stopped=np.ones_like(found.stopped))
 
     one = devices.jit()
-    row = size.prompt + size.new
+    row = size.prompt + size.samples * size.new  # a prompt and all its answers
     settings = token_rl.Config(
         updates=10**6,
         kl_weight=kl_weight,

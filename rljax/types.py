@@ -110,7 +110,8 @@ class Packed(NamedTuple):
     """A batch of texts, several of them in a row, and the actions in them.
 
     A device has R rows of T tokens, and E texts with at most L actions each. Where
-    texts are compared, those of one comparison stand next to each other.
+    texts are compared, those of one comparison stand next to each other. Texts of a row
+    that begin alike may have their beginning in common: it is a segment of its own.
     """
 
     ids: jax.Array  # int32 [R, T]
@@ -122,3 +123,4 @@ class Packed(NamedTuple):
     step: jax.Array  # int32 [E, L], number of the step it belongs to
     reward: jax.Array  # float32 [E]
     line: jax.Array  # int32 [E], of the log it is from; -1 for none
+    begun: jax.Array | None = None  # int32 [R, T], segment seen beside the own; 0: none

@@ -36,6 +36,9 @@ class Plan(NamedTuple):
       tokens: T.
       actions: L.
       members: texts of an item.
+      shared: what texts have before their first action stands once in a row, where
+        several of the row begin with the same tokens. The model reads less, and finds
+        the same but for rounding.
     """
 
     items: Sequence[Item]
@@ -50,6 +53,7 @@ class Plan(NamedTuple):
     tokens: int
     actions: int
     members: int
+    shared: bool = False
 
     @property
     def updates_per_epoch(self) -> int:
@@ -134,7 +138,7 @@ def make_plan(
     if len(members) > 1:
         raise ValueError(f"items have {sorted(members)} texts; all must have as many")
     return plan._replace(
-        rows=max(len(_fill(_texts(share), tokens)) for share in shares),
+        rows=max(len(_fill(plan, _texts(share), tokens)) for share in shares),
         tokens=tokens,
         actions=max(1, max(int(text.action.sum()) for text in texts)),
         members=members.pop(),
@@ -185,7 +189,7 @@ def rows_needed(plan: Plan, items: list[Item]) -> int:
       plan: whose other sizes are used.
       items: at most `plan.batch_size`, no text longer than `plan.tokens`.
     """
-    return max(len(_fill(_texts(s), plan.tokens)) for s in _shares(plan, items))
+    return max(len(_fill(plan, _texts(s), plan.tokens)) for s in _shares(plan, items))
 
 
 def num_tokens(items: list[Item]) -> int:
@@ -222,45 +226,104 @@ def _texts(items: list[Item]) -> list[Episode]:
     return [text for item in items for text in item]
 
 
-def _fill(texts: list[Episode], tokens: int) -> list[list[int]]:
-    """First fit, longest first: which texts each row holds."""
+def _fill(plan: Plan, texts: list[Episode], tokens: int) -> list[list[int]]:
+    """First fit, longest first: which texts each row holds.
+
+    Where beginnings are shared, texts that begin alike come one after the other, and
+    one that finds its beginning in a row needs only the rest of its room there.
+    """
+    prompts = [_prompt(plan, text) for text in texts]
+    sizes = [len(text.ids) for text in texts]
+    longest: dict[bytes, int] = {}
+    for prompt, size in zip(prompts, sizes, strict=True):
+        longest[prompt] = max(size, longest.get(prompt, 0))
+    rank = {p: n for n, p in enumerate(sorted(longest, key=lambda p: -longest[p]))}
+
+    def order(i: int) -> tuple[int, int]:
+        return (rank[prompts[i]] if plan.shared else 0, -sizes[i])
+
     rows: list[list[int]] = []
     room: list[int] = []
-    for i in sorted(range(len(texts)), key=lambda i: -len(texts[i].ids)):
-        size = len(texts[i].ids)
-        row = next((r for r, left in enumerate(room) if left >= size), None)
+    held: list[set[bytes]] = []  # beginnings that a row has
+    for i in sorted(range(len(texts)), key=order):
+        prompt, said = prompts[i], sizes[i] - len(prompts[i]) // _BYTES
+
+        def need(row, prompt=prompt, said=said, size=sizes[i]):
+            return said if prompt in held[row] else size
+
+        row = next((r for r, left in enumerate(room) if left >= need(r)), None)
         if row is None:
             row = len(rows)
             rows.append([])
             room.append(tokens)
+            held.append(set())
         rows[row].append(i)
-        room[row] -= size
+        room[row] -= need(row)
+        if prompt:
+            held[row].add(prompt)
     return rows
+
+
+_BYTES = 4  # of a token in what `_prompt` gives
+
+
+def _prompt(plan: Plan, text: Episode) -> bytes:
+    """What a text may share: the tokens before its first action, or nothing."""
+    begin = int(np.argmax(text.action)) if plan.shared else 0
+    return np.asarray(text.ids[:begin], np.int32).tobytes()
+
+
+class _Row:
+    """A row that is filled, a segment after the other."""
+
+    def __init__(self, tokens: int):
+        """An empty one."""
+        self.fields = np.zeros((4, tokens), np.int32)  # ids, position, segment, begun
+        self.end = self.number = 0  # tokens and segments so far
+        self.prompts: dict[bytes, tuple[int, np.ndarray]] = {}  # numbers and columns
+
+    def add(self, ids: np.ndarray, prompt: bytes) -> np.ndarray:
+        """Puts a text in, its beginning only where it is not there; its columns."""
+        shared = len(prompt) // _BYTES
+        if prompt and prompt not in self.prompts:
+            columns = self._put(ids[:shared], 0, 0)
+            self.prompts[prompt] = self.number, columns
+        root, columns = self.prompts.get(prompt, (0, np.zeros(0, int)))
+        return np.concatenate([columns, self._put(ids[shared:], shared, root)])
+
+    def _put(self, ids: np.ndarray, first: int, root: int) -> np.ndarray:
+        self.number += 1
+        columns = np.arange(self.end, self.end + len(ids))
+        self.end += len(ids)
+        for field, value in zip(
+            self.fields,
+            (ids, first + np.arange(len(ids)), self.number, root),
+            strict=True,
+        ):
+            field[columns] = value
+        return columns
 
 
 def _pack(plan: Plan, items: list[Item]) -> Packed:
     """The batch of one device."""
     size = plan.batch_size // plan.num_devices * plan.members
     wide, deep = plan.tokens, plan.actions
-    ids, position, segment = (np.zeros((plan.rows, wide), np.int32) for _ in range(3))
     at, action, step = (np.zeros((size, deep), np.int32) for _ in range(3))
     mask = np.zeros((size, deep), bool)
     reward, line = np.zeros(size, np.float32), np.full(size, -1, np.int32)
     texts = _texts(items)
-    for row, members in enumerate(_fill(texts, wide)):
-        begin = 0
-        for number, e in enumerate(members, 1):
+    rows = [_Row(wide) for _ in range(plan.rows)]
+    for row, members in enumerate(_fill(plan, texts, wide)):
+        for e in members:
             text = texts[e]
-            end = begin + len(text.ids)
-            ids[row, begin:end] = text.ids
-            position[row, begin:end] = np.arange(end - begin)
-            segment[row, begin:end] = number
+            columns = rows[row].add(text.ids, _prompt(plan, text))
             (said,) = np.nonzero(text.action)
             count = len(said)
-            at[e, :count] = row * wide + begin + said - 1
+            at[e, :count] = row * wide + columns[said - 1]
             action[e, :count], mask[e, :count] = text.ids[said], True
             step[e, :count] = text.step[said]
             reward[e], line[e] = text.reward, text.line
-            begin = end
+    ids, position, segment, begun = np.stack([row.fields for row in rows], axis=1)
     found = (ids, position, segment, at, action, mask, step, reward, line)
-    return Packed(*map(jnp.asarray, found))
+    packed = Packed(*map(jnp.asarray, found))
+    return packed._replace(begun=jnp.asarray(begun)) if plan.shared else packed

@@ -54,8 +54,11 @@ def make(config: ModelConfig, adapter: lora.LoraConfig | None = None) -> Texts:
 
     def hidden(weights, batch):
         places = jnp.arange(batch.ids.shape[1])
-        own = batch.segment[:, :, None] == batch.segment[:, None]
-        mask = own & (places[:, None] >= places)  # padding sees padding, unread
+        seen = batch.segment[:, :, None] == batch.segment[:, None]
+        if batch.begun is not None:
+            # 0 is padding, which comes last: nothing before it sees it.
+            seen |= batch.begun[:, :, None] == batch.segment[:, None]
+        mask = seen & (places[:, None] >= places)  # padding sees padding, unread
         found = decoder.apply({"params": weights}, batch.ids, batch.position, mask)
         return jnp.asarray(found)
 

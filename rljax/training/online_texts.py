@@ -93,6 +93,7 @@ def packed(
         items=(), compose=packing.as_they_are, batch_size=batch, epochs=1, seed=0,
         group=np.zeros(0, int), num_devices=devices, updates=1, rows=0,
         tokens=parts.sizes.row_tokens, actions=actions, members=members,
+        shared=True,
     )  # fmt: skip
     most = batch // devices * members
     needed = packing.rows_needed(plan, items)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rljax.data import packing
+from rljax.policy import texts as texts_lib
 from rljax.types import Episode
 from tests.agents import offline_texts as toy
 
@@ -183,3 +184,52 @@ def test_rows_needed_are_enough_and_none_is_empty(count, num_devices):
     assert np.sum(np.asarray(batch.line) >= 0) == count
     with pytest.raises(IndexError):
         packing.pack(plan._replace(rows=rows - 1), items)
+
+
+def groups_of(count: int = 4, size: int = 3) -> list[packing.Item]:
+    """Texts that begin alike within a group, numbered through."""
+    rng, found = np.random.default_rng(5), []
+    for group in range(count):
+        begin = int(rng.integers(1, 6))
+        prompt = rng.integers(1, toy.CONFIG.vocab_size, begin)
+        for member in range(size):
+            said = rng.integers(1, toy.CONFIG.vocab_size, int(rng.integers(2, 8)))
+            ids = np.concatenate([prompt, said]).astype(np.int32)
+            action = np.arange(len(ids)) >= begin
+            if member == 0 and len(said) > 2:
+                action[begin + 1] = False  # something between two actions
+            step = np.where(action, 0, -1).astype(np.int32)
+            found.append(Episode(ids, action, step, 0.0, "", "", group * size + member))
+    return [tuple(found[i : i + size]) for i in range(0, len(found), size)]
+
+
+@pytest.mark.parametrize("tokens", [16, 32, 80])
+def test_a_shared_beginning_stands_once_and_the_model_reads_the_same(tokens):
+    items = groups_of()
+    plan = packing.make_plan(items, len(items), 1, 0, tokens=tokens)
+    shared = plan._replace(shared=True)
+    shared = shared._replace(rows=packing.rows_needed(shared, items))
+    batch = packing.pack(shared, items)
+    texts = [text for item in items for text in item]
+    assert np.asarray(batch.line).tolist() == [text.line for text in texts]
+    expected = set()  # (row, beginning) and (row, text): what is to stand there
+    for text, at in zip(texts, np.asarray(batch.at), strict=True):
+        begin = int(np.argmax(text.action))
+        row = int(at[0]) // tokens
+        expected.add((row, text.ids[:begin].tobytes(), begin))
+        expected.add((row, text.line, len(text.ids) - begin))
+    held = int((np.asarray(batch.segment) > 0).sum())
+    assert held == sum(length for *_, length in expected)
+    if tokens == 80:  # all of a group fit beside each other
+        assert held < sum(len(text.ids) for text in texts)
+
+    params = toy.weights()
+    hidden = np.asarray(texts_lib.make(toy.CONFIG).hidden(params, batch))
+    alone = np.asarray(toy.hidden_of(params, texts))
+    for e, text in enumerate(texts):
+        (said,) = np.nonzero(text.action)
+        got = hidden.reshape(-1, toy.CONFIG.width)[np.asarray(batch.at)[e, : len(said)]]
+        np.testing.assert_allclose(got, alone[e, said - 1], atol=2e-5)
+        np.testing.assert_array_equal(
+            np.asarray(batch.action)[e, : len(said)], text.ids[said]
+        )
