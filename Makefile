@@ -11,7 +11,7 @@ help:
 	@echo "make parity       set up .venv-parity with PyTorch, then compare with transformers"
 	@echo "make check        style and types only"
 	@echo "make bench        every benchmark, tables and JSON in runs/bench"
-	@echo "make peers        set up what generation is compared with, in .venv-peers"
+	@echo "make peers        set up what generation and GRPO are compared with"
 
 setup: .venv/ready
 
@@ -60,11 +60,11 @@ parity: .venv-parity/ready
 
 bench: setup
 	@mkdir -p runs/bench
-	@for name in scoring losses replay playground loop loading decode offline; do \
+	@for name in scoring losses replay playground loop loading decode grpo offline; do \
 	  $(RUN) benchmarks.$$name --json=runs/bench/$$name.json || exit 1; \
 	done
 
-peers: .venv-peers/ready
+peers: .venv-peers/ready .venv-tunix/ready
 
 .venv-peers/ready:
 	@$(PYTHON) -m venv .venv-peers
@@ -73,5 +73,13 @@ peers: .venv-peers/ready
 	@.venv-peers/bin/pip install --quiet --disable-pip-version-check 'transformers>=5.0' accelerate psutil
 	@touch .venv-peers/ready
 
+# Apart from the others: it wants older safetensors, and with them older transformers.
+# Needs no PyTorch; about a hundred packages, 1.6 GB.
+.venv-tunix/ready:
+	@$(PYTHON) -m venv .venv-tunix
+	@.venv-tunix/bin/pip install --quiet --disable-pip-version-check \
+	  google-tunix==0.1.7 jax==0.10.2 flax==0.12.8 optax==0.2.8
+	@touch .venv-tunix/ready
+
 clean:
-	rm -rf .venv .venv-parity .venv-peers build *.egg-info
+	rm -rf .venv .venv-parity .venv-peers .venv-tunix build *.egg-info

@@ -212,7 +212,9 @@ def test_a_shared_beginning_stands_once_and_the_model_reads_the_same(tokens):
     batch = packing.pack(shared, items)
     texts = [text for item in items for text in item]
     assert np.asarray(batch.line).tolist() == [text.line for text in texts]
-    expected = set()  # (row, beginning) and (row, text): what is to stand there
+    expected: set[tuple] = (
+        set()
+    )  # (row, beginning) and (row, text): what is to stand there
     for text, at in zip(texts, np.asarray(batch.at), strict=True):
         begin = int(np.argmax(text.action))
         row = int(at[0]) // tokens
