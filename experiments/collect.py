@@ -18,6 +18,7 @@ from experiments import border, reasoning, starts
 from experiments.border import AT_LEAST_ONE, Limit
 from rljax.data import episodes, logs
 from rljax.data.record import Record
+from rljax.envs import verifiers
 from rljax.training import files
 
 LIMITS = {
@@ -37,8 +38,9 @@ def main(config: Any, workdir: str) -> None:
     start = starts.choose_start(config)
     task = reasoning.make_task(config, start.tokenizer)
     asked = reasoning.part(task, config.split, "split", config.problems)
+    judge = verifiers.in_turn(task.judge.verify)
     answerer = reasoning.make_answerer(
-        start.config, start.tokenizer, task.judge.verify, config.eval, start.eos_ids
+        start.config, start.tokenizer, judge, config.eval, start.eos_ids
     )
     folder = pathlib.Path(workdir)
     parts = folder / "parts"

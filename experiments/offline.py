@@ -18,6 +18,7 @@ from rljax.agents.base import NONFINITE_LIMIT
 from rljax.agents.offline import OfflineAgent, Optimizer
 from rljax.data import episodes, noise, packing
 from rljax.data.logs import LogError
+from rljax.envs import verifiers
 from rljax.models import hf_folder
 from rljax.text import chat
 from rljax.text.template import Template
@@ -244,8 +245,9 @@ def _iterate(
 
 def _evaluate(config, task, start, agent, log) -> Callable[..., dict]:
     """Greedy answers to the problems of a split, and drift on the log."""
+    judge = verifiers.in_turn(task.judge.verify)
     answerer = reasoning.make_answerer(
-        start.config, start.tokenizer, task.judge.verify, config.eval, start.eos_ids
+        start.config, start.tokenizer, judge, config.eval, start.eos_ids
     )
     asked = reasoning.part(task, config.eval.split, "eval.split", config.eval.problems)
     look = drift.make(config, start.texts, agent, log, start.config.vocab_size)

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments import (
     border,
+    judging,
     networks,
     offline,
     online_end,
@@ -155,8 +156,21 @@ def train(config: Any, folder: str, method: Method) -> None:
     parallel = run.parallel_of(config)
     start = starts.choose_start(config)
     task = reasoning.make_task(config, start.tokenizer)
-    parts, room = _parts(config, method, task, start, parallel)
-    agent, evaluate = parts.agent, _evaluate(config, task, start, parts.agent)
+    with judging.open_judge(config, task.judge.verify) as judge:
+        parts, room = _parts(config, method, task.train, judge, start, parallel)
+        _train(config, folder, method, start, task, parts, room)
+
+
+def _train(
+    config: Any,
+    folder: str,
+    method: Method,
+    start: Start,
+    task: reasoning.Task,
+    parts: Parts,
+    room: np.ndarray,
+) -> None:
+    agent, evaluate = parts.agent, _evaluate(config, task, start, parts)
     policy = starts.other_weights(config, start)
     begun = {} if policy is None else {"actor": policy}
     nets = networks.make(agent, start.weights(), begun)
@@ -193,9 +207,9 @@ def train(config: Any, folder: str, method: Method) -> None:
         online_end.conclude(config, opened.path, method, start, agent, result)
 
 
-def _parts(config, method, task, start, parallel) -> tuple[Parts, np.ndarray]:
+def _parts(config, method, asked, judge, start, parallel) -> tuple[Parts, np.ndarray]:
     """All a step is made of, and the room that each problem has for states."""
-    sizes, asked = sizes_of(config, method), task.train
+    sizes = sizes_of(config, method)
     border.require(
         bool(asked), "task.train_size", config.task.train_size,
         "above 0: there is no problem to learn from",
@@ -232,7 +246,7 @@ def _parts(config, method, task, start, parallel) -> tuple[Parts, np.ndarray]:
         problems=asked,
         prompts=prompts,
         tokenizer=start.tokenizer,
-        verify=task.judge.verify,
+        judge=judge,
         split=steps.split(),
         sizes=sizes,
         replay=None if method.replay is None else method.replay(start),
@@ -261,10 +275,10 @@ def _generator(config: Any, method: Method, start: Start) -> decode.Generate:
     return made.generate
 
 
-def _evaluate(config, task, start, agent: TokenAgent) -> Callable[..., dict]:
+def _evaluate(config, task, start, parts: Parts) -> Callable[..., dict]:
     """Greedy answers to bare problems of a split; pass@k before and after the run."""
     answerer = reasoning.make_answerer(
-        start.config, start.tokenizer, task.judge.verify, config.eval, start.eos_ids
+        start.config, start.tokenizer, parts.judge, config.eval, start.eos_ids
     )
     asked = reasoning.part(task, config.eval.split, "eval.split", config.eval.problems)
     samples, name = config.eval.samples, f"eval/{config.eval.split}/{config.task.name}"
@@ -272,7 +286,7 @@ def _evaluate(config, task, start, agent: TokenAgent) -> Callable[..., dict]:
     def evaluate(state: PyTree, final: bool, pause: loop.Pause) -> dict:
         if not (config.eval.before or state[1].counts[0]):
             return {}
-        policy = agent.policy(state[0])
+        policy = parts.agent.policy(state[0])
         found = {name: reasoning.accuracy(answerer, policy, asked, pause)}
         if not (samples and final):
             return found

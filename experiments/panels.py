@@ -8,7 +8,15 @@ import jax
 import numpy as np
 from ml_collections import config_dict
 
-from experiments import border, playground, ppo_glam, reasoning, sac_glam, starts
+from experiments import (
+    border,
+    judging,
+    playground,
+    ppo_glam,
+    reasoning,
+    sac_glam,
+    starts,
+)
 from rljax.agents import ppo_glam as ppo_agent
 from rljax.agents import sac_glam as sac_agent
 from rljax.agents.base import Agent, with_frozen
@@ -172,15 +180,16 @@ def _answered(home, policy: Policy, how: How) -> Outcomes:
     config.lora.rank = 0  # a folder holds the whole policy
     start = starts.choose_start(config)
     asked, verify = _panel(home, how, start.tokenizer)
-    answerer = reasoning.make_answerer(
-        start.config, start.tokenizer, verify, _config(home).eval, start.eos_ids
-    )
     params, right = start.weights(), []
-    for first in range(0, len(asked), reasoning.CHUNK):
-        some = asked[first : first + reasoning.CHUNK]
-        seed = int(np.random.default_rng([how.seed, first]).integers(2**31))
-        found = answerer.ask(params, some, temperature=how.temperature, seed=seed)
-        right.append(found.right)
+    with judging.open_judge(_config(home), verify) as judge:
+        answerer = reasoning.make_answerer(
+            start.config, start.tokenizer, judge, _config(home).eval, start.eos_ids
+        )
+        for first in range(0, len(asked), reasoning.CHUNK):
+            some = asked[first : first + reasoning.CHUNK]
+            seed = int(np.random.default_rng([how.seed, first]).integers(2**31))
+            found = answerer.ask(params, some, temperature=how.temperature, seed=seed)
+            right.append(found.right)
     kinds = [kind_of(problem) for problem in asked]
     return Outcomes([p.task for p in asked], kinds, np.concatenate(right))
 

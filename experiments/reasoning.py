@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import border, prompts
+from experiments import border, judging, prompts
 from experiments.border import AT_LEAST_ONE, ConfigError, Limit, pick, require
 from experiments.prompts import PROMPTS, Judge, Prompt
 from rljax.data import episodes
@@ -60,12 +60,14 @@ class Kind(NamedTuple):
         are no files.
       system: says in a chat how an answer ends.
       judge: of answers.
+      verifiers: what `task.verifier` may be.
     """
 
     parts: Callable[[Any, Put], tuple[list[Problem], ...]]
     file: Callable[[str], list[Problem]] | None
     system: str
     judge: Judge
+    verifiers: tuple[str, ...] = (judging.EXACT,)
 
 
 def make_task(config: Any, tokens: Tokenizer) -> Task:
@@ -81,6 +83,11 @@ def make_task(config: Any, tokens: Tokenizer) -> Task:
     """
     border.limits(config, LIMITS)
     kind = pick(TASKS, config.task.name, "task.name")
+    verifier = judging.verifier_of(config.task)
+    require(
+        verifier in kind.verifiers, "task.verifier", verifier,
+        f"{' or '.join(kind.verifiers)} for task {config.task.name}",
+    )  # fmt: skip
     prompt = _prompt(config, tokens)
     solved, train, dev, test = kind.parts(
         config.task, lambda problem: prompts.put(prompt, problem)
@@ -199,10 +206,13 @@ def _math(path: str) -> list[Problem]:
 
 
 # Answers to arithmetic end as GSM8K's do.
+_MATH = (judging.EXACT, "math_verify")
 TASKS = {
     "arithmetic": Kind(_arithmetic, None, problems.GSM8K_SYSTEM, prompts.NUMBER),
-    "gsm8k": Kind(_of_file(_gsm8k), _gsm8k, problems.GSM8K_SYSTEM, prompts.NUMBER),
-    "math": Kind(_of_file(_math), _math, problems.MATH_SYSTEM, prompts.BOX),
+    "gsm8k": Kind(
+        _of_file(_gsm8k), _gsm8k, problems.GSM8K_SYSTEM, prompts.NUMBER, _MATH
+    ),
+    "math": Kind(_of_file(_math), _math, problems.MATH_SYSTEM, prompts.BOX, _MATH),
 }
 
 
@@ -222,7 +232,7 @@ class Answerer(NamedTuple):
 def make_answerer(
     config: ModelConfig,
     tokens: Tokenizer,
-    verify: verifiers.Verify,
+    judge: verifiers.JudgeAll,
     settings: Any,
     eos_ids: Sequence[int],
 ) -> Answerer:
@@ -231,7 +241,7 @@ def make_answerer(
     Args:
       config: the decoder's.
       tokens: its tokenizer.
-      verify: says what is right.
+      judge: says what is right; where it fails, an answer is none.
       settings: `config.eval`: batch, prompt_tokens, max_tokens.
       eos_ids: tokens that end an answer.
 
@@ -272,10 +282,11 @@ def make_answerer(
         except ValueError as error:
             raise ConfigError(f"config.eval: {error}") from error
         ids = [row[said] for row, said in zip(found.ids, found.sampled, strict=True)]
-        right = [
-            bool(found.stopped[n]) and verify(asked[n // samples].answer, text(ids[n]))
-            for n in range(len(ids))
-        ]
+        right = _right(
+            judge,
+            [(asked[n // samples].answer, text(ids[n])) for n in range(len(ids))],
+            found.stopped,
+        )
         return Answers(
             ids,
             [
@@ -283,10 +294,28 @@ def make_answerer(
                 for row, said in zip(found.log_probs, found.sampled, strict=True)
             ],
             found.stopped,
-            np.array(right, bool),
+            right,
         )
 
     return Answerer(ask, text)
+
+
+def _right(
+    judge: verifiers.JudgeAll, pairs: Sequence[tuple[str, str]], stopped: np.ndarray
+) -> np.ndarray:
+    """Which answers are right; those that did not end are not judged."""
+    ended = np.flatnonzero(stopped).tolist()
+    found = judge([pairs[n] for n in ended])
+    failures = [one for one in found if isinstance(one, verifiers.Failure)]
+    if failures:
+        print(
+            f"the verifier failed at {len(failures)} of {len(pairs)} answers, which "
+            f"count as wrong; first: {failures[0].reason}",
+            flush=True,
+        )
+    right = np.zeros(len(pairs), bool)
+    right[ended] = [one is True for one in found]
+    return right
 
 
 def accuracy(

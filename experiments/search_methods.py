@@ -10,6 +10,7 @@ import numpy as np
 from experiments import critic, reasoning, starts
 from experiments.border import ConfigError
 from rljax.data import episodes
+from rljax.envs import verifiers
 from rljax.envs.reasoning.problems import Problem
 from rljax.search import beam as beam_lib
 from rljax.search import best_of_k, steps, values
@@ -224,11 +225,10 @@ def _critic(setting: Setting) -> values.Critic:
 
 
 def _answerer(setting: Setting) -> reasoning.Answerer:
-    start = setting.start
+    start, judge = setting.start, verifiers.in_turn(setting.task.judge.verify)
     return reasoning.make_answerer(
-        start.config, start.tokenizer, setting.task.judge.verify, setting.config.eval,
-        start.eos_ids,
-    )  # fmt: skip
+        start.config, start.tokenizer, judge, setting.config.eval, start.eos_ids
+    )
 
 
 def _text(setting: Setting) -> Callable[[Sequence[int]], str]:

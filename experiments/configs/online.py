@@ -13,6 +13,12 @@ def shared(scale: str) -> config_dict.ConfigDict:
     del config.data, config.drift  # of logs
     del config.optimizer.wait  # ppo.warmup says it in steps
 
+    # exact: the task's own, in this process. math_verify, for gsm8k and math: SymPy
+    # says what is equal, in processes of which one that takes too long is ended.
+    config.task.verifier = "exact"
+    config.task.verifier_workers = 2
+    config.task.verifier_seconds = 10.0  # for an answer
+
     config.rollout = config_dict.ConfigDict()
     config.rollout.steps = 200  # of the run; each samples, then learns
     # The step in which so many tokens are sampled is the last; 0: no limit. Schedules

@@ -3,14 +3,28 @@
 A `Verify` takes the true answer and a response, and says whether the response gives
 that answer. A response may be any text, however long: it is right or wrong, never an
 error. A true answer that cannot be one is an error of the data.
+A `JudgeAll` asks a verifier of many: in this process by `in_turn`, in others by
+`verifier_pool`, for verifiers of somebody else that may raise, hang or die.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from rljax.envs import latex
 
 Verify = Callable[[str, str], bool]  # (answer, response) -> right
+
+
+class Failure(NamedTuple):
+    """Why a verifier gave no verdict on an answer."""
+
+    reason: str
+    timed_out: bool = False
+
+
+# Of each (answer, response), in their order.
+JudgeAll = Callable[[Sequence[tuple[str, str]]], list[bool | Failure]]
 
 MARK = "####"
 PHRASE = "he answer is"
@@ -22,6 +36,31 @@ _FINAL = re.compile(
 )
 
 _ANY_NUMBER = re.compile(r"-?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)")
+
+
+def in_turn(verify: Verify) -> JudgeAll:
+    """Judges one answer after the other; one that raises costs itself alone.
+
+    Args:
+      verify: says what is right.
+    """
+
+    def judge_one(pair: tuple[str, str]) -> bool | Failure:
+        try:
+            return bool(verify(*pair))
+        except Exception as error:  # whatever a verifier of somebody else raises
+            return Failure(told(error))
+
+    return lambda pairs: [judge_one(pair) for pair in pairs]
+
+
+def told(error: Exception) -> str:
+    """An error in one short line.
+
+    Args:
+      error: of a verifier.
+    """
+    return f"{type(error).__name__}: {error}"[:200]
 
 
 def final_number(answer: str, response: str) -> bool:

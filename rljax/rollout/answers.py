@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rljax.envs.verifiers import Verify
+from rljax.envs.verifiers import Failure, JudgeAll
 from rljax.policy.decode import Generate
 from rljax.replay import schedule
 from rljax.replay.cells import States
@@ -39,6 +39,7 @@ class Verdicts(NamedTuple):
 
     right: np.ndarray  # bool [M]
     judged: np.ndarray  # bool [M]; False where the verifier failed
+    timed_out: np.ndarray  # bool [M]; where it failed for want of time
     failure: str  # the first one, in words; "" if there was none
 
 
@@ -110,29 +111,29 @@ def whole(answers: Answers, m: int) -> np.ndarray:
 
 
 def judge(
-    verify: Verify,
+    judge_all: JudgeAll,
     text: Callable[[Sequence[int]], str],
     answers: Answers,
     truths: Sequence[str],
 ) -> Verdicts:
     """Which answers are right; one that did not end by itself is wrong.
 
-    A verifier that raises costs its own answer only.
+    A verifier that fails at an answer costs that answer only.
 
     Args:
-      verify: says what is right.
+      judge_all: says what is right.
       text: token ids -> text.
       answers: to be judged.
       truths: the right answer of each, [M].
     """
-    right, judged = (np.zeros(len(answers.length), bool) for _ in range(2))
-    failure = ""
-    for m in range(len(right)):
-        try:
-            right[m] = bool(answers.stopped[m]) and verify(
-                truths[m], text(whole(answers, m).tolist())
-            )
-            judged[m] = True
-        except Exception as error:  # whatever a verifier of somebody else raises
-            failure = failure or f"{type(error).__name__}: {error}"[:200]
-    return Verdicts(right, judged, failure)
+    ended = np.flatnonzero(answers.stopped).tolist()
+    found = judge_all([(truths[m], text(whole(answers, m).tolist())) for m in ended])
+    right, timed_out = (np.zeros(len(answers.length), bool) for _ in range(2))
+    judged, failure = np.ones(len(right), bool), ""
+    for m, verdict in zip(ended, found, strict=True):
+        if isinstance(verdict, Failure):
+            judged[m], timed_out[m] = False, verdict.timed_out
+            failure = failure or verdict.reason
+        else:
+            right[m] = verdict
+    return Verdicts(right, judged, timed_out, failure)

@@ -67,10 +67,14 @@ def make(parts: Parts) -> Callable[[Carried], tuple[Carried, Told]]:
         host, starts, rho = _starts(parts, host, number)
         found = _sampled(parts, state, starts, number)
         truths = [parts.problems[i].answer for i in found.start.problem]
-        verdicts = answers_lib.judge(parts.verify, _text(parts), found, truths)
+        verdicts = answers_lib.judge(parts.judge, _text(parts), found, truths)
         if verdicts.failure:
-            failed = int(np.sum(~verdicts.judged))
-            print(f"the verifier failed {failed} times: {verdicts.failure}", flush=True)
+            failed, late = np.sum(~verdicts.judged), np.sum(verdicts.timed_out)
+            print(
+                f"the verifier failed {failed} times, {late} of them for want of time; "
+                f"first: {verdicts.failure}",
+                flush=True,
+            )
         items = items_of(parts, found)
         state, read = read_all(parts, programs, state, items)
         held = _rollout(parts, found, verdicts, read, number)
@@ -229,7 +233,10 @@ def _look(found: Answers, verdicts: Verdicts, read, host: Host, rho: float) -> T
         "rollout/new_solved_per_1k": 1000 * len(new) / len(right),
         "rollout/length": float(found.length.mean()),
         "rollout/cut_short": float(np.mean(~found.stopped)),
-        "rollout/verifier_failed": float(np.sum(~verdicts.judged)),
+        "rollout/verifier_failed": float(
+            np.sum(~verdicts.judged & ~verdicts.timed_out)
+        ),
+        "rollout/verifier_timeouts": float(np.sum(verdicts.timed_out)),
         "rollout/entropy": share(read["entropy"], mask),
         "rollout/kl": share(read["kl"], mask),
         "rollout/sampler_gap": share(np.abs(read["log_prob"] - found.log_prob), mask),

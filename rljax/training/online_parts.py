@@ -16,7 +16,7 @@ from rljax.agents import rrl
 from rljax.agents.token_rl import Estimate, TokenAgent
 from rljax.data.steps import Split
 from rljax.envs.reasoning.problems import Problem
-from rljax.envs.verifiers import Verify
+from rljax.envs.verifiers import JudgeAll
 from rljax.policy.decode import Generate
 from rljax.replay import schedule
 from rljax.replay.schedule import History
@@ -77,7 +77,7 @@ class Parts(NamedTuple):
       problems: [N], to learn from.
       prompts: token ids of each.
       tokenizer: of the policy.
-      verify: says what is right.
+      judge: says which answers are right.
       split: numbers the reasoning steps of answers.
       sizes: how much a step does.
       replay: retrospective replay; None without it.
@@ -90,7 +90,7 @@ class Parts(NamedTuple):
     problems: Sequence[Problem]
     prompts: Sequence[np.ndarray]
     tokenizer: Tokenizer
-    verify: Verify
+    judge: JudgeAll
     split: Split
     sizes: Sizes
     replay: rrl.Settings | None = None

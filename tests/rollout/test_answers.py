@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from rljax.envs import verifiers
+from rljax.envs.verifiers import Failure
 from rljax.policy.decode import Generated
 from rljax.replay.cells import BARE, States
 from rljax.rollout import answers
@@ -41,6 +43,10 @@ def generator(asked):
     return generate
 
 
+def spelled(ids):
+    return " ".join(map(str, ids))
+
+
 def sampled(asked):
     return answers.sample(
         generator(asked), "weights", [PROMPTS[i] for i in STARTS.problem], STARTS,
@@ -76,12 +82,26 @@ def test_the_whole_answer_is_judged_and_a_failure_costs_itself_alone():
         return said == truth
 
     truths = ["x", "1 9", "5 6 1 2 3 4", "bad"]
-    verdicts = answers.judge(verify, lambda ids: " ".join(map(str, ids)), found, truths)
+    judge_all = verifiers.in_turn(verify)
+    verdicts = answers.judge(judge_all, spelled, found, truths)
     # Answers that did not end by themselves are wrong, whatever they say.
     assert heard == [("1 9", "1 9"), ("bad", "5 6 1 9")]
     assert verdicts.right.tolist() == [False, True, False, False]
     assert verdicts.judged.tolist() == [True, True, True, False]
     assert verdicts.failure == "TypeError: no such answer"
+    assert not verdicts.timed_out.any()
+
+
+def test_want_of_time_is_told_apart_and_verdicts_go_to_their_answers():
+    def judge_all(pairs):
+        assert pairs == [("b", "1 9"), ("d", "5 6 1 9")]
+        return [Failure("too slow", timed_out=True), True]
+
+    verdicts = answers.judge(judge_all, spelled, sampled([]), list("abcd"))
+    assert verdicts.right.tolist() == [False, False, False, True]
+    assert verdicts.judged.tolist() == [True, False, True, True]
+    assert verdicts.timed_out.tolist() == [False, True, False, False]
+    assert verdicts.failure == "too slow"
 
 
 def test_a_state_that_leaves_nothing_to_say_is_refused():
