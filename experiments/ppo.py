@@ -23,6 +23,7 @@ LIMITS = {
     "ppo.beta": Limit(0),
     "ppo.value_clip": Limit(0),
     "ppo.learning_rate": POSITIVE,
+    "ppo.epsilon": POSITIVE,
     "ppo.lora_rank": AT_LEAST_ONE,
     "ppo.lora_alpha": POSITIVE,
 }
@@ -62,7 +63,10 @@ def method_of(config: Any) -> online.Method:
 
     def make(start, settings, axis_name):
         critic = dataclasses.replace(
-            settings.actor, learning_rate=config.ppo.learning_rate, wait=0.0
+            settings.actor,
+            learning_rate=config.ppo.learning_rate,
+            epsilon=config.ppo.epsilon,
+            wait=0.0,
         )
         settings = dataclasses.replace(
             settings, critic=critic, value_clip=config.ppo.value_clip or None

@@ -9,7 +9,7 @@ import numpy as np
 from experiments.border import ConfigError
 from rljax.data import episodes
 from rljax.envs import latex, verifiers
-from rljax.envs.reasoning import problems
+from rljax.envs.reasoning import countdown, problems
 from rljax.envs.reasoning.problems import Problem
 from rljax.text import chat
 from rljax.text import template as template_lib
@@ -33,6 +33,7 @@ class Judge(NamedTuple):
 
 NUMBER = Judge(verifiers.final_number, verifiers.number_of, operator.eq)
 BOX = Judge(verifiers.boxed, latex.last_boxed, latex.equal)
+EXPRESSION = Judge(countdown.verify, countdown.given_in, operator.eq)
 # DeepSeekMath is asked for a box whatever the problems are, and judged by its own
 # evaluation (Wang et al., 2024, arXiv:2412.16145).
 STATED = Judge(verifiers.stated, verifiers.stated_in, latex.equal)

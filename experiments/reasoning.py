@@ -11,7 +11,7 @@ from experiments.border import AT_LEAST_ONE, ConfigError, Limit, pick, require
 from experiments.prompts import PROMPTS, Judge, Prompt
 from rljax.data import episodes
 from rljax.envs import verifiers
-from rljax.envs.reasoning import arithmetic, problems
+from rljax.envs.reasoning import arithmetic, countdown, problems
 from rljax.envs.reasoning.problems import Problem
 from rljax.models.config import ModelConfig
 from rljax.policy import decode
@@ -132,13 +132,7 @@ def part(task: Task, name: str, key: str, most: int = 0) -> list[Problem]:
 
 
 def _arithmetic(task: Any, put: Put) -> tuple[list[Problem], ...]:
-    sizes = {
-        "test": task.test_size,
-        "dev": task.dev_size,
-        "solved": task.solved_size,
-        "train": task.train_size,
-    }
-    try:
+    def split(sizes: dict[str, int]) -> dict[str, list[Problem]]:
         settings = arithmetic.Config(
             operations=tuple(task.operations),
             largest=task.largest,
@@ -150,7 +144,35 @@ def _arithmetic(task: Any, put: Put) -> tuple[list[Problem], ...]:
             products=task.products,
             signs=task.signs,
         )
-        sets = arithmetic.split(settings, task.seed, sizes)
+        return arithmetic.split(settings, task.seed, sizes)
+
+    return _made(task, put, split)
+
+
+def _countdown(task: Any, put: Put) -> tuple[list[Problem], ...]:
+    def split(sizes: dict[str, int]) -> dict[str, list[Problem]]:
+        settings = countdown.Config(
+            numbers=tuple(task.numbers),
+            largest=task.largest,
+            target=tuple(task.target),
+        )
+        return countdown.split(settings, task.seed, sizes)
+
+    return _made(task, put, split)
+
+
+def _made(
+    task: Any, put: Put, split: Callable[[dict[str, int]], dict[str, list[Problem]]]
+) -> tuple[list[Problem], ...]:
+    """Parts of problems that are drawn, their prompts a line each."""
+    sizes = {
+        "test": task.test_size,
+        "dev": task.dev_size,
+        "solved": task.solved_size,
+        "train": task.train_size,
+    }
+    try:
+        sets = split(sizes)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"config.task: {error}") from error
     return tuple(
@@ -209,6 +231,7 @@ def _math(path: str) -> list[Problem]:
 _MATH = (judging.EXACT, "math_verify")
 TASKS = {
     "arithmetic": Kind(_arithmetic, None, problems.GSM8K_SYSTEM, prompts.NUMBER),
+    "countdown": Kind(_countdown, None, countdown.SYSTEM, prompts.EXPRESSION),
     "gsm8k": Kind(
         _of_file(_gsm8k), _gsm8k, problems.GSM8K_SYSTEM, prompts.NUMBER, _MATH
     ),

@@ -10,7 +10,7 @@ import jax
 from experiments import border
 from experiments.border import AT_LEAST_ONE, ConfigError, Limit
 from experiments.language_model import adapter_of
-from rljax.envs.reasoning import arithmetic
+from rljax.envs.reasoning import arithmetic, countdown
 from rljax.models import loading
 from rljax.models.config import ModelConfig
 from rljax.models.decoder import Decoder
@@ -27,6 +27,8 @@ LIMITS = {
     "model.heads": AT_LEAST_ONE,
     "model.mlp_width": AT_LEAST_ONE,
 }
+# Characters of the tasks that a model of random weights can be asked.
+ALPHABETS = {"arithmetic": arithmetic.alphabet, "countdown": countdown.alphabet}
 # Settings of a decoder that say how it computes, and not what.
 _HOW = {"scan_layers", "remat", "param_dtype", "dtype"}
 
@@ -73,10 +75,11 @@ def choose_start(config: Any) -> Start:
         "0 without model.path: adapters learn beside weights that know something",
     )  # fmt: skip
     border.require(
-        config.task.name == "arithmetic", "model.path", config.model.path,
-        "a model, but for arithmetic, whose characters are all that a new one can read",
+        config.task.name in ALPHABETS, "model.path", config.model.path,
+        f"a model, but for {' and '.join(ALPHABETS)}, whose characters are all that a "
+        "new one can read",
     )  # fmt: skip
-    tokens = tokenizers.character_level(arithmetic.alphabet())
+    tokens = tokenizers.character_level(ALPHABETS[config.task.name]())
     model = config.model
     border.require(
         model.width % (2 * model.heads) == 0, "model.width", model.width,

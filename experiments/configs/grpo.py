@@ -3,8 +3,9 @@
     python -m experiments.grpo --config=experiments/configs/grpo.py:arithmetic \
         --workdir=runs/grpo --config.model.path=runs/sft/hf
 
-Scales: `:smoke` (seconds), `:arithmetic` (a decoder of 1.2 M parameters on two cores),
-`:gsm8k` (a model and files that flags name).
+Scales: `:smoke` (seconds), `:arithmetic` and `:countdown` (a decoder of 1.2 M
+parameters on two cores), `:gsm8k` (a model and files that flags name), `:rrl_paper`
+(the same, with what is known of the settings of retrospective replay's authors).
 """
 
 from ml_collections import config_dict
@@ -16,4 +17,6 @@ def get_config(scale: str = "arithmetic") -> config_dict.ConfigDict:
     """Settings of a run; `scale` is what follows the colon of --config."""
     config = online.shared(scale)
     config.grpo = online.grpo(scale)
+    if scale == online.PAPER:
+        config.loss.kl_weight = 0.05  # as PPO's, which has it in the reward
     return config

@@ -7,6 +7,7 @@ from ml_collections import config_dict
 # Settings of Wang et al., 2024 (arXiv:2412.16145), tables and scripts.
 PAPER = ("qwen2.5_math_1.5b", "deepseekmath_7b", "minicpm_2b")
 SCALES = ("smoke", "arithmetic", "gsm8k", *PAPER)
+COUNTDOWN = "countdown"  # a scale of those that learn from problems alone
 
 
 def shared(scale: str, scales: Sequence[str] = SCALES) -> config_dict.ConfigDict:
@@ -41,7 +42,8 @@ def shared(scale: str, scales: Sequence[str] = SCALES) -> config_dict.ConfigDict
     config.lora.targets = ()  # matrices, as PEFT calls them; none: all of a layer
 
     config.task = config_dict.ConfigDict()
-    config.task.name = "arithmetic"  # gsm8k, math: their files at task.train, task.test
+    # countdown; gsm8k, math: their files at task.train, task.test
+    config.task.name = "arithmetic"
     # How a question is put: line (it and the end of its line), question (as it is),
     # deepseek_math, chat (the tokenizer's template, the system message of the task).
     config.task.prompt = "line"
@@ -51,11 +53,13 @@ def shared(scale: str, scales: Sequence[str] = SCALES) -> config_dict.ConfigDict
     config.task.train_size = 2_000  # others, to collect answers to; 0 of a file: all
     config.task.dev_size = 500  # problems to choose settings with
     config.task.test_size = 1_000  # 0: all of the file test; without one, none
-    config.task.seed = 1  # of arithmetic's problems
-    config.task.operations = (3, 5)
-    config.task.largest = 20
+    config.task.seed = 1  # of problems that are drawn
+    config.task.largest = 20  # number of a problem
+    config.task.operations = (3, 5)  # of arithmetic
     config.task.factor = 5
-    # Habits of those who wrote the solutions; see `arithmetic.Config`.
+    config.task.numbers = (3, 4)  # of countdown
+    config.task.target = (10, 100)
+    # Habits of those who wrote arithmetic's solutions; see `arithmetic.Config`.
     config.task.merged = 0.0
     config.task.careless = 0.0
     config.task.hasty = 0.0
@@ -140,7 +144,9 @@ def _scale(config: config_dict.ConfigDict, scale: str) -> None:
         config.data.batch_size = 16
         config.eval.batch = 8
         config.drift.sample = 32
-    if scale == "arithmetic":
+    if scale == COUNTDOWN:
+        config.task.name = "countdown"
+    if scale in ("arithmetic", COUNTDOWN):
         config.data.row_tokens = 128  # attention within a row costs its square
     if scale == "gsm8k" or scale in PAPER:
         config.task.name = "gsm8k"

@@ -4,12 +4,17 @@ from ml_collections import config_dict
 
 from experiments.configs import offline
 
-SCALES = ("smoke", "arithmetic", "gsm8k")
+# What is known of the settings of Dou et al., 2025 (arXiv:2504.14363). The paper prints
+# none of them. "Code" is its authors' public code from the same months, which learns
+# code by PPO with replay; "sibling" is their other papers of that PPO; "ours" is chosen
+# here, since nothing is known.
+PAPER = "rrl_paper"
+SCALES = ("smoke", "arithmetic", offline.COUNTDOWN, "gsm8k", PAPER)
 
 
 def shared(scale: str) -> config_dict.ConfigDict:
     """The settings that do not depend on the method."""
-    config = offline.shared(scale, SCALES)
+    config = offline.shared("gsm8k" if scale == PAPER else scale, SCALES)
     del config.data, config.drift  # of logs
     del config.optimizer.wait  # ppo.warmup says it in steps
 
@@ -64,7 +69,34 @@ def shared(scale: str) -> config_dict.ConfigDict:
         config.optimizer.learning_rate = 1e-6
         config.eval.samples = 8
         config.eval.pass_k = (1, 8)
+    if scale == PAPER:
+        _as_in_paper(config)
     return config
+
+
+def _as_in_paper(config: config_dict.ConfigDict) -> None:
+    """A model and files that flags name, GSM8K's or MATH's; see `PAPER`."""
+    config.rollout.steps = 1_000  # code
+    config.rollout.groups = 32  # ours
+    config.rollout.samples = 16  # siblings; code draws 1
+    config.rollout.temperature = 1.0  # ours; siblings 0.8 with top-p 0.9, code 0.2
+    config.rollout.prompt_tokens = 1_024  # code: a context of 2,048 ...
+    config.rollout.max_tokens = 1_024  # ... with so many new ones
+    config.loss.epochs = 1  # code
+    config.loss.batch_groups = 8  # ours
+    config.loss.low = config.loss.high = 0.2  # code, siblings
+    config.model.param_dtype = "bfloat16"  # code; stepped in float32
+    optimizer = config.optimizer
+    optimizer.learning_rate = 1e-6  # code; siblings 5e-7
+    # Code rises over 50 updates and falls with the inverse square root of their number.
+    # Here the rate rises over as large a share, and falls as a cosine to 0.
+    optimizer.warmup = 0.05
+    optimizer.b1, optimizer.b2, optimizer.epsilon = 0.9, 0.95, 1e-6  # code, siblings
+    optimizer.max_grad_norm, optimizer.weight_decay = 1.0, 0.0  # code
+    config.eval.prompt_tokens = 1_024
+    config.eval.max_tokens = 1_024
+    config.eval.every_updates = 50 * 4  # code: every 50 steps, of 4 updates here
+    config.eval.samples, config.eval.pass_k = 64, (1, 8, 64)  # ours
 
 
 def ppo(scale: str) -> config_dict.ConfigDict:
@@ -78,12 +110,19 @@ def ppo(scale: str) -> config_dict.ConfigDict:
     config.value_clip = 0.2  # how far V may move in the passes of a step; 0: no limit
     config.value = "own_trunk"  # shared_trunk, adapter
     config.learning_rate = 9e-5  # of the critic: three times the policy's
+    config.epsilon = 1e-8  # of the critic's Adam
     config.lora_rank = 64  # of value=adapter
     config.lora_alpha = 64.0
     if scale == "smoke":
         config.warmup = 1
-    if scale == "gsm8k":
+    if scale in ("gsm8k", PAPER):
         config.learning_rate = 3e-6
+    if scale == PAPER:
+        config.warmup = 10  # ours; code has none
+        config.gamma, config.lambda_ = 1.0, 0.95  # code, siblings
+        config.beta = 0.05  # code, siblings
+        config.epsilon = 1e-8  # code
+        config.value_clip = 0.2  # code, siblings
     return config
 
 
@@ -125,4 +164,11 @@ def replay(scale: str) -> config_dict.ConfigDict:
         config.refresh = 2
     if scale == "gsm8k":
         config.state_tokens = 256
+    if scale == PAPER:
+        config.cells = 10  # code
+        config.state_tokens = 512  # ours
+        # Code goes on from a state in 0.95 of all tries, at once, and weighs states by
+        # how seldom they were chosen. A share near 1 starves what an answer begins
+        # with, so the share and its rise and fall are ours.
+        config.share, config.most, config.ramp, config.fade = 0.25, 0.5, 0.1, 0.2
     return config

@@ -3,8 +3,9 @@
     python -m experiments.ppo --config=experiments/configs/ppo.py:arithmetic \
         --workdir=runs/ppo --config.model.path=runs/sft/hf
 
-Scales: `:smoke` (seconds), `:arithmetic` (a decoder of 1.2 M parameters on two cores),
-`:gsm8k` (a model and files that flags name).
+Scales: `:smoke` (seconds), `:arithmetic` and `:countdown` (a decoder of 1.2 M
+parameters on two cores), `:gsm8k` (a model and files that flags name), `:rrl_paper`
+(the same, with what is known of the settings of retrospective replay's authors).
 """
 
 from ml_collections import config_dict

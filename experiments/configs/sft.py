@@ -3,9 +3,9 @@
     python -m experiments.sft \
         --config=experiments/configs/sft.py:arithmetic --workdir=runs/sft
 
-Scales: `:smoke` (seconds), `:arithmetic` (a decoder of 1.2 M parameters from random
-weights, on two cores), `:gsm8k` (a model and files that flags name), and the paper's:
-`:qwen2.5_math_1.5b`, `:minicpm_2b`.
+Scales: `:smoke` (seconds), `:arithmetic` and `:countdown` (a decoder of 1.2 M
+parameters from random weights, on two cores), `:gsm8k` (a model and files that flags
+name), and the paper's: `:qwen2.5_math_1.5b`, `:minicpm_2b`.
 """
 
 from ml_collections import config_dict
@@ -13,7 +13,10 @@ from ml_collections import config_dict
 from experiments.configs import offline
 
 # The paper takes the 7B as it is.
-SCALES = [scale for scale in offline.SCALES if scale != "deepseekmath_7b"]
+SCALES = [
+    *(scale for scale in offline.SCALES if scale != "deepseekmath_7b"),
+    offline.COUNTDOWN,
+]
 
 
 def get_config(scale: str = "arithmetic") -> config_dict.ConfigDict:

@@ -25,6 +25,18 @@ def equal(answer, response):
     return answer == response
 
 
+def even(answer, response):
+    """Right if the response has an even number of characters."""
+    return len(response) % 2 == 0
+
+
+def late(answer, response):
+    """Hangs at half of the responses, and raises at the others."""
+    if even(answer, response):
+        time.sleep(1e6)
+    raise ValueError("an odd response")
+
+
 def who(answer, response):
     """Raises with the process that judges and what it has imported."""
     raise LookupError(f"{os.getpid()} jax={'jax' in sys.modules}")

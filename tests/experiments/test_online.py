@@ -12,9 +12,10 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import border, grpo, ppo, reasoning, rrl
+from experiments import border, grpo, judging, ppo, reasoning, rrl, starts
 from rljax.training import checkpoint
 from rljax.training.files import RunError
+from tests.envs import odd_verifiers
 from tests.experiments.logged_runs import rows, weights
 
 MAINS = {"grpo": grpo, "ppo": ppo, "rrl": rrl}
@@ -111,6 +112,74 @@ def test_grpo_alone_and_with_replay(tmp_path):
     assert not any("critic" in key for key in rows(with_)[-1])
 
 
+def test_countdown_is_learnt_from_its_own_verifier(tmp_path):
+    """At the settings of its scale, in a run and a model as small as the others."""
+    many = ("task.name=countdown", "rollout.max_tokens=48", "eval.max_tokens=48")
+    found = run(
+        "rrl", tmp_path / "rrl", *(f"--config.{one}" for one in many),
+        "--config.rollout.steps=2", "--config.base=grpo",
+    )  # fmt: skip
+    last = rows(found)[-1]
+    assert last["rollout/answers"] == 16
+    assert last["rollout/verifier_failed"] == last["rollout/verifier_timeouts"] == 0
+    summary = json.loads((found / "summary.json").read_text())
+    assert "countdown" in summary["after"] and summary["problems"] == 6
+
+
+@pytest.mark.parametrize("method", ["ppo", "grpo", "rrl", "sft"])
+def test_countdown_has_a_scale_whose_problems_fit(method):
+    config = border.read_command(
+        [f"--config={CONFIGS / method}.py:countdown", "--workdir=x"]
+    ).config
+    start = starts.choose_start(config)
+    config.task.solved_size = config.task.train_size = 200
+    task = reasoning.make_task(config, start.tokenizer)
+    rooms = [config.eval, *([config.rollout] if "rollout" in config else [])]
+    for problem in (*task.solved, *task.train, *task.dev, *task.test):
+        assert task.judge.verify(problem.answer, problem.solution)
+        assert start.tokenizer.unk_token_id not in start.tokenizer.encode(
+            problem.prompt + problem.solution
+        )
+        for room in rooms:  # of a token a character, and the end
+            assert len(problem.prompt) <= room.prompt_tokens
+            assert len(problem.solution) < room.max_tokens
+    steps_of = {problem.solution.count("\n") for problem in task.train}
+    assert steps_of == {2, 3}  # so many borders a state may end at
+
+
+def test_a_verifier_in_other_processes_judges_as_it_would_here(tmp_path, monkeypatch):
+    """With one that raises, one that hangs and verdicts that depend on the answer."""
+    kind = reasoning.TASKS["arithmetic"]
+    outside = kind._replace(verifiers=("exact", "odd"))
+    monkeypatch.setitem(reasoning.TASKS, "arithmetic", outside)
+    monkeypatch.setitem(judging.PACKAGES, "odd", ("none", lambda: odd_verifiers.even))
+    settings = ("task.verifier=odd", "task.verifier_seconds=60.0", "rollout.steps=2")
+    there = run("grpo", tmp_path / "there", *(f"--config.{one}" for one in settings))
+    here = run("grpo", tmp_path / "here", "--config.rollout.steps=2")
+    assert all(same(a, b) for a, b in zip(rows(there), rows(here), strict=True))
+    assert weights(there) == weights(here)
+
+
+def test_failures_are_counted_and_teach_nothing(tmp_path, monkeypatch):
+    kind = reasoning.TASKS["arithmetic"]
+    outside = kind._replace(verifiers=("exact", "odd"))
+    monkeypatch.setitem(reasoning.TASKS, "arithmetic", outside)
+    monkeypatch.setitem(judging.PACKAGES, "odd", ("none", lambda: odd_verifiers.late))
+    settings = ("task.verifier=odd", "task.verifier_seconds=0.5", "rollout.steps=1")
+    more = ("eval.before=False", "eval.samples=0", "eval.problems=1")
+    found = run(
+        "grpo", tmp_path / "late", *(f"--config.{one}" for one in settings + more)
+    )
+    (row,) = [row for row in rows(found) if row["updates"] == 2]
+    ended = round(8 * (1 - row["rollout/cut_short"]))
+    assert ended > 0
+    assert row["rollout/verifier_timeouts"] + row["rollout/verifier_failed"] == ended
+    assert row["rollout/verifier_timeouts"] > 0
+    assert (
+        row["train/grad_norm"] == 0
+    )  # what did not end is wrong, and nothing is right
+
+
 def test_two_devices_are_one(whole, tmp_path):
     two = run(
         "rrl", tmp_path / "two", "--config.parallel=pmap", "--config.num_devices=2"
@@ -134,6 +203,7 @@ def test_two_devices_are_one(whole, tmp_path):
         ("ppo", r"eval.pass_k is \(1, 5\): .*eval.samples, 4", "eval.pass_k=(1,5)"),
         ("ppo", "rollout.prompt_tokens is 5: it must be", "rollout.prompt_tokens=5"),
         ("ppo", "task.train_size is 0: it must be above 0", "task.train_size=0"),
+        ("ppo", "task.verifier is 'none': it must be exact for", "task.verifier=none"),
         ("grpo", "rollout.samples is 1", "rollout.samples=1"),
         ("grpo", "grpo.advantage is 'none'", "grpo.advantage=none"),
         ("grpo", "loss.ratio is 'step'", "loss.ratio=step"),

@@ -58,7 +58,41 @@ def test_what_methods_have_of_their_own():
         assert (critic.lora_rank, critic.lora_alpha) == (64, 64)
 
 
-@pytest.mark.parametrize("method, scale", [("sft", DEEPSEEK), ("kto", MINICPM)])
+@pytest.mark.parametrize("method", ["ppo", "grpo", "rrl"])
+def test_what_is_known_of_retrospective_replay(method):
+    """Of its authors' public code and sibling papers; the paper prints none of it."""
+    config = config_of(method, "rrl_paper")
+    rollout, loss, optimizer = config.rollout, config.loss, config.optimizer
+    assert (rollout.steps, rollout.samples) == (1000, 16)
+    assert (rollout.prompt_tokens, rollout.max_tokens) == (1024, 1024)
+    assert (loss.epochs, loss.low, loss.high) == (1, 0.2, 0.2)
+    assert (optimizer.learning_rate, optimizer.warmup) == (1e-6, 50 / 1000)
+    assert (optimizer.b1, optimizer.b2, optimizer.epsilon) == (0.9, 0.95, 1e-6)
+    assert (optimizer.weight_decay, optimizer.max_grad_norm) == (0, 1.0)
+    assert (config.model.dtype, config.model.param_dtype) == ("bfloat16", "bfloat16")
+    # Problems are those of a file, and an evaluation comes every 50 steps.
+    assert config.task.name == "gsm8k" and config.task.train == ""
+    assert config.eval.every_updates == 50 * rollout.groups // loss.batch_groups
+    assert config.eval.max_tokens == 1024
+    # The divergence from the reference counts once: in the reward, or in the loss.
+    assert loss.kl_weight == (0.05 if method == "grpo" else 0)
+    if method != "grpo":
+        ppo = config.ppo
+        assert (ppo.gamma, ppo.lambda_, ppo.beta) == (1, 0.95, 0.05)
+        assert ppo.learning_rate == pytest.approx(3 * optimizer.learning_rate)
+        assert (ppo.epsilon, ppo.value_clip) == (1e-8, 0.2)
+
+
+def test_what_replay_has_of_its_own():
+    replay = config_of("rrl", "rrl_paper").replay
+    assert (replay.cells, replay.share, replay.most) == (10, 0.25, 0.5)
+    assert (replay.where, replay.score, replay.choice) == ("", "", "difficulty")
+
+
+@pytest.mark.parametrize(
+    "method, scale",
+    [("sft", DEEPSEEK), ("kto", MINICPM), ("sft", "rrl_paper"), ("ppo", QWEN)],
+)
 def test_what_the_paper_has_not_is_refused(method, scale):
     with pytest.raises(ValueError, match=f"scale is one of smoke, .*got '{scale}'"):
         config_of(method, scale)
