@@ -22,9 +22,16 @@ def _math_verify() -> Verify:
     return math_verified.verify
 
 
+def _gym() -> Verify:
+    from rljax.envs.reasoning import gym
+
+    return gym.verify
+
+
 # The extra that brings a verifier's package, and what imports it.
 PACKAGES: dict[str, tuple[str, Callable[[], Verify]]] = {
     "math_verify": ("math", _math_verify),
+    "gym": ("gym", _gym),
 }
 
 
@@ -50,13 +57,7 @@ def open_judge(config: Any, exact: Verify) -> Iterator[JudgeAll]:
         return
     border.limits(config, LIMITS)
     extra, find = pick(PACKAGES, name, "task.verifier")
-    try:
-        verify = find()
-    except ImportError as error:
-        raise ConfigError(
-            f"config.task.verifier is {name!r}, whose package cannot be imported "
-            f"({error}): pip install 'rljax[{extra}]'"
-        ) from error
+    verify = imported("task.verifier", name, extra, find)
     with contextlib.ExitStack() as stack:
         pool = verifier_pool.open_pool(
             verify, config.task.verifier_workers, float(config.task.verifier_seconds)
@@ -66,6 +67,27 @@ def open_judge(config: Any, exact: Verify) -> Iterator[JudgeAll]:
         except RuntimeError as error:
             raise ConfigError(f"config.task.verifier is {name!r}: {error}") from error
         yield judge
+
+
+def imported(key: str, name: str, extra: str, find: Callable[[], Any]) -> Any:
+    """What needs a package that may be missing.
+
+    Args:
+      key: the setting that asks for it.
+      name: its value.
+      extra: what brings the package.
+      find: imports it.
+
+    Raises:
+      ConfigError: if it cannot be imported, with what to do.
+    """
+    try:
+        return find()
+    except ImportError as error:
+        raise ConfigError(
+            f"config.{key} is {name!r}, whose package cannot be imported ({error}): "
+            f"pip install 'rljax[{extra}]'"
+        ) from error
 
 
 def verifier_of(task: Any) -> str:

@@ -161,6 +161,17 @@ def _countdown(task: Any, put: Put) -> tuple[list[Problem], ...]:
     return _made(task, put, split)
 
 
+def _gym(task: Any, put: Put) -> tuple[list[Problem], ...]:
+    gym = judging.imported("task.name", "gym", "gym", _import_gym)
+    return _made(task, put, lambda sizes: gym.split(task.gym, task.seed, sizes))
+
+
+def _import_gym() -> Any:
+    from rljax.envs.reasoning import gym
+
+    return gym
+
+
 def _made(
     task: Any, put: Put, split: Callable[[dict[str, int]], dict[str, list[Problem]]]
 ) -> tuple[list[Problem], ...]:
@@ -235,6 +246,7 @@ TASKS = {
     "gsm8k": Kind(
         _of_file(_gsm8k), _gsm8k, problems.GSM8K_SYSTEM, prompts.NUMBER, _MATH
     ),
+    "gym": Kind(_gym, None, problems.GSM8K_SYSTEM, prompts.NUMBER, ("gym",)),
     "math": Kind(_of_file(_math), _math, problems.MATH_SYSTEM, prompts.BOX, _MATH),
 }
 
