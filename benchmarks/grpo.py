@@ -34,6 +34,7 @@ from benchmarks import common, decode, decode_ways
 from rljax.agents import grpo, token_rl
 from rljax.agents.offline import Optimizer
 from rljax.data import steps
+from rljax.envs import verifiers
 from rljax.envs.reasoning.problems import Problem
 from rljax.models.config import ModelConfig
 from rljax.policy import decode as decoding
@@ -159,7 +160,7 @@ def parts_of(size: Size, kl_weight: float, clock: Clock) -> online_parts.Parts:
         problems=[Problem(str(i), "", "") for i in range(size.groups)],
         prompts=[np.array(ids, np.int32) for ids in prompts(size)],
         tokenizer=Numbers(),
-        verify=even,
+        judge=verifiers.in_turn(even),
         split=steps.split(),
         sizes=online_parts.Sizes(
             seed=0,
