@@ -101,17 +101,22 @@ def get_config(scale: str = "quickstart") -> config_dict.ConfigDict:
         config.loop.random_steps = 0
         config.loop.gamma = 0.99
     if scale in ("smollm2", "flan_t5"):
-        # Of seven updates of SmolLM2 at 3e-4 the fifth left the policy no entropy.
-        config.agent.learning_rate = 3e-5 if scale == "smollm2" else 3e-4
-        # Adapters of policy, critic and slow copies beside one frozen base; or, in T5,
-        # a trunk for each.
-        config.agent.shared_trunk = False
-        config.agent.actor_weight = 1.0
-        config.agent.warmup_updates = 100  # a language model has something to lose
-        config.loop.num_envs = 16
-        config.loop.updates_per_iteration = 1
-        config.loop.iterations_per_call = 1
-        config.loop.batch_size = 16
-        config.loop.min_size = 256
-        config.loop.random_steps = 512
+        _language_model(config, scale)
     return config
+
+
+def _language_model(config: config_dict.ConfigDict, scale: str) -> None:
+    """Few environments and small batches: an update is dear."""
+    # Of seven updates of SmolLM2 at 3e-4 the fifth left the policy no entropy.
+    config.agent.learning_rate = 3e-5 if scale == "smollm2" else 3e-4
+    # Adapters of policy, critic and slow copies beside one frozen base; or, in T5,
+    # a trunk for each.
+    config.agent.shared_trunk = False
+    config.agent.actor_weight = 1.0
+    config.agent.warmup_updates = 100  # a language model has something to lose
+    config.loop.num_envs = 16
+    config.loop.updates_per_iteration = 1
+    config.loop.iterations_per_call = 1
+    config.loop.batch_size = 16
+    config.loop.min_size = 256
+    config.loop.random_steps = 512
