@@ -157,6 +157,11 @@ OWN = {"problem": "sums/0", "cell": 1, "text": "1+5\n", "tokens": ids("1+5\n")}
             "tokens is .3, 99., expected integer",
         ),
         (NEW | {"text": None, "tokens": [3, END]}, "token 1 is special, "),
+        (
+            {"problem": "sums/0", "text": "6<unk>\n", "new_score": 1},
+            "does not know|is special",
+        ),
+        (NEW | {"text": "\ud800\n"}, "surrogates not allowed"),
         (NEW | {"text": "1+1+1+1+1+1+1\n"}, "has 14 tokens, expected 1 to 12"),
         (NEW | {"text": ""}, "ends with '', where no step does"),
         (NEW | {"text": "1+5\n"}, "the state is there already, as cell 1"),
@@ -172,6 +177,25 @@ def test_a_bad_line_is_refused_with_its_number_and_reason(lines, row, said):
     assert [bad.line for bad in refused] == [2]
     assert (done.promoted, done.added) == (1, 1)  # the others are done
     assert not ARCHIVE.mark.any()
+
+
+def test_what_a_policy_said_comes_back_as_it_is(lines, tmp_path):
+    """A special token amid an answer is no reason to refuse the line of its cell."""
+    _, apply = lines
+    given = proposals((0, [*ids("3"), WORDS.unk_token_id, *ids("\n")], 0.5))
+    archive = cells.empty(np.full(2, 12), 3, 12)
+    archive, _ = archive_lib.add(archive, given, 10, end_ids=[END])
+    path = tmp_path / "odd.jsonl"
+    archive_file.export(path, archive, CONTEXT, update=25)
+    (row,) = [json.loads(line) for line in path.read_text().splitlines()]
+    assert row["text"] == "3<unk>\n"
+    assert apply(row, archive=archive).untouched == 1
+    done = apply(row | {"annotate": "promote"}, archive=archive)
+    assert done.archive.mark[0, 0] == PROMOTED
+    gone = cells.empty(np.full(2, 12), 3, 12)  # it comes back as it was said
+    back = apply(row | {"annotate": "promote"}, archive=gone)
+    assert back.added == 1
+    assert cells.state_of(back.archive, 0, 0).tolist() == row["tokens"]
 
 
 def test_a_cell_is_annotated_once(lines):
