@@ -1,7 +1,7 @@
 """What PPO, GRPO and replay on top of them do around their update."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,11 +25,23 @@ from rljax.agents.base import NONFINITE_LIMIT
 from rljax.agents.offline import Optimizer
 from rljax.agents.token_rl import Estimate, TokenAgent
 from rljax.data import episodes, steps
+from rljax.envs import verifiers
+from rljax.envs.reasoning.problems import Problem
 from rljax.losses import surrogate
 from rljax.models import hf_folder
 from rljax.policy import decode
 from rljax.replay import cells
-from rljax.training import checkpoint, loop, online, online_parts, pass_at_k, workdir
+from rljax.replay.cells import States
+from rljax.training import (
+    annotations,
+    checkpoint,
+    devices,
+    loop,
+    online,
+    online_parts,
+    pass_at_k,
+    workdir,
+)
 from rljax.training.files import human_bytes
 from rljax.training.online_parts import Parts, Sizes
 from rljax.types import PyTree
@@ -71,6 +83,7 @@ class Method(NamedTuple):
       warmup: steps in which the critic learns alone.
       extras: (start, state at the end) -> what writes more into the exported folder.
       replay: start -> retrospective replay; None without it.
+      seeds: (start, problems) -> states from written solutions; None: there are none.
       state_tokens: of the longest state; 0 without replay.
       refresh: steps between two looks at all states.
     """
@@ -81,6 +94,7 @@ class Method(NamedTuple):
     warmup: int = 0
     extras: Callable[[Start, agents.State], list[hf_folder.Extra]] = lambda *_: []
     replay: Callable[[Start], rrl.Settings] | None = None
+    seeds: Callable[[Start, Sequence[Problem]], States] | None = None
     state_tokens: int = 0
     refresh: int = 1
 
@@ -183,6 +197,10 @@ def _train(
         folder, record, border.parse_resume(config.resume), run.MAY_DIFFER, needed
     )
 
+    if parts.replay is not None:
+        context = online_parts.context_of(parts)
+        parts = parts._replace(annotate=annotations.taker(opened.path, context))
+
     def init() -> PyTree:
         key, _ = jax.random.split(jax.random.key(config.seed))
         return nets.init(key), online_parts.begin(parts, room)
@@ -205,6 +223,25 @@ def _train(
     result = loop.train(program, _schedule(config, parts.sizes), opened)
     if result.after is not None:
         online_end.conclude(config, opened.path, method, start, agent, result)
+
+
+def prepare(config: Any, method: Method) -> tuple[Parts, np.ndarray]:
+    """What a run is made of but weights, on one device and judged in this process.
+
+    Args:
+      config: of the run.
+      method: what learns.
+
+    Returns:
+      The parts, and int32 [N], most tokens of a state of each problem.
+
+    Raises:
+      ConfigError: for settings that cannot be.
+    """
+    start = starts.choose_start(config)
+    task = reasoning.make_task(config, start.tokenizer)
+    judge = verifiers.in_turn(task.judge.verify)
+    return _parts(config, method, task.train, judge, start, devices.jit())
 
 
 def _parts(config, method, asked, judge, start, parallel) -> tuple[Parts, np.ndarray]:
@@ -250,6 +287,7 @@ def _parts(config, method, asked, judge, start, parallel) -> tuple[Parts, np.nda
         split=steps.split(),
         sizes=sizes,
         replay=None if method.replay is None else method.replay(start),
+        seeds=None if method.seeds is None else method.seeds(start, asked),
     )
     return parts, np.full(len(asked), max(method.state_tokens, 1), np.int32)
 
@@ -332,3 +370,8 @@ def _say(config: Any, method: Method, parts: Parts, host: online_parts.Host) -> 
             len(parts.problems), config.replay.cells, config.replay.state_tokens
         )
         print(f"archive: {human_bytes(need)}, part of every checkpoint")
+    if parts.seeds is not None:
+        print(
+            f"{len(parts.seeds.problem):,} states come from written solutions: what "
+            "is found so is not what replay alone would find"
+        )

@@ -13,6 +13,7 @@ from experiments import border, grpo, online, ppo
 from experiments.border import AT_LEAST_ONE, POSITIVE, SHARE, ConfigError, Limit, pick
 from rljax.agents import rrl
 from rljax.replay import bandit, choice, promise, schedule
+from rljax.training import online_texts
 
 LIMITS = {
     "replay.cells": AT_LEAST_ONE,
@@ -24,6 +25,7 @@ LIMITS = {
     "replay.proposes_below": SHARE,
     "replay.refresh": AT_LEAST_ONE,
     "replay.dead_after": AT_LEAST_ONE,
+    "replay.canonical": Limit(0, 2),
 }
 BASES = {"ppo": ppo.method_of, "grpo": grpo.method_of}
 WHERE = {
@@ -61,6 +63,10 @@ def method_of(config: Any) -> online.Method:
         replay.state_tokens,
         f"below rollout.max_tokens, {config.rollout.max_tokens}: a state is no answer",
     )  # fmt: skip
+    border.require(
+        replay.canonical <= replay.cells, "replay.canonical", replay.canonical,
+        f"at most replay.cells, {replay.cells}",
+    )  # fmt: skip
     when = schedule.Config(
         updates=config.rollout.steps,
         share=float(replay.share),
@@ -97,9 +103,21 @@ def method_of(config: Any) -> online.Method:
             dead_after=replay.dead_after,
         )
 
+    def seeds(start, problems):
+        count = replay.canonical
+        try:
+            return online_texts.seeds_of(
+                problems, start.tokenizer, start.eos_ids[0], count, replay.tail
+            )
+        except ValueError as error:
+            raise ConfigError(
+                f"config.replay.canonical is {count}, and {error}"
+            ) from error
+
     return base._replace(
         name=f"RRL on {base.name}",
         replay=settings,
+        seeds=seeds if replay.canonical else None,
         state_tokens=replay.state_tokens,
         refresh=replay.refresh,
     )

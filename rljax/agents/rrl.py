@@ -3,6 +3,7 @@
 A plug-in to PPO and GRPO, which differ from replay on top of them in nothing but where
 answers begin. A step of a run is
 
+    memory, told = seed(settings, memory, states, value, step)   # once, or never
     memory, starts, rho = choose(settings, memory, history, problems, step)
     ...                        # answers that go on from starts, judged; read; estimated
     memory, told = remember(settings, memory, history, found, step)
@@ -104,6 +105,53 @@ def begin(settings: Settings, room: np.ndarray) -> Memory:
     """
     archive = cells.empty(room, settings.cells, settings.longest)
     return Memory(archive, bandit_lib.init(archive))
+
+
+def seed(
+    settings: Settings,
+    memory: Memory,
+    states: States,
+    value: Callable[[States], np.ndarray] | None,
+    step: int,
+) -> tuple[Memory, dict[str, float]]:
+    """States that come from written solutions, as of `promise.canonical`.
+
+    They are cells like others, but for their origin: they are chosen, scored anew,
+    replaced and dropped by the same rules. One that is too long is refused.
+
+    Args:
+      settings: of replay.
+      memory: what is known.
+      states: the seeds.
+      value: as of `refresh`. Without a critic the i-th of n seeds of a problem has
+        the score i / (n + 1): it is so far along. Tries lead away from it, see
+        `choice.shrunk`.
+      step: of the run.
+
+    Returns:
+      The memory, and metrics under replay/.
+    """
+    fits = states.length <= memory.archive.room[states.problem]
+    some = States(*(x[fits] for x in states))
+    # Of states with one score the shorter alone would stay.
+    score = _place(some.problem) if value is None or not fits.any() else value(some)
+    archive, became = archive_lib.add(
+        memory.archive, promise.proposals(some, score), step,
+        end_ids=settings.end_ids, worth=settings.worth, origin=cells.CANONICAL,
+    )  # fmt: skip
+    told = {
+        "replay/seeds_added": float(became.added + became.replaced),
+        "replay/seeds_too_long": float(np.sum(~fits)),
+    }
+    return dataclasses.replace(memory, archive=archive), told
+
+
+def _place(problem: np.ndarray) -> np.ndarray:
+    """i / (n + 1) for the i-th of the n seeds of a problem, which stand together."""
+    _, first, which, count = np.unique(
+        problem, return_index=True, return_inverse=True, return_counts=True
+    )
+    return (np.arange(len(problem)) - first[which] + 1) / (count[which] + 1)
 
 
 def choose(

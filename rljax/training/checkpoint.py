@@ -247,16 +247,46 @@ def read_params(folder: pathlib.Path, update: int) -> PyTree:
         inside[keys[-1]] = jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype))
     if not wanted:
         raise RunError(f"checkpoint {path} holds no agent's parameters")
-    target = [{"params": wanted}, None]
+    return _read_partly(path, [{"params": wanted}, None])[0]["params"]
+
+
+def read_rest(folder: pathlib.Path, update: int, target: PyTree) -> PyTree:
+    """Reads what a run carried beside its agent, and nothing of the agent.
+
+    Args:
+      folder: where the checkpoints of the run are.
+      update: one that `verify` found sound.
+      target: the same, of which shapes are read; no leaf is without elements.
+
+    Returns:
+      Numpy arrays in the structure of `target`, with its types.
+
+    Raises:
+      RunError: if the checkpoint holds something else there.
+    """
+    path = folder.absolute() / str(update)
+    leaves = json.loads((path / "meta.json").read_bytes())["leaves"]
+    there = {name: kind for name, kind in leaves.items() if name.startswith("[1]")}
+    here = _leaves([None, target])
+    shapes = [{k: v[v.index("[") :] for k, v in x.items()} for x in (there, here)]
+    if shapes[0] != shapes[1]:
+        wrong = sorted(dict(shapes[0].items() ^ shapes[1].items()))
+        raise RunError(f"checkpoint {path} holds another state: {', '.join(wrong)}")
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), target)
+    found = _read_partly(path, [None, abstract])[1]
+    return jax.tree.map(lambda x, like: np.array(x, like.dtype), found, target)
+
+
+def _read_partly(path: pathlib.Path, target: PyTree) -> PyTree:
+    """The leaves of a checkpoint that are in `target`, as numpy arrays."""
     how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
-        found = orbax.restore(
+        return orbax.restore(
             path / "state",
             args=ocp.args.PyTreeRestore(
                 item=target, restore_args=how, partial_restore=True
             ),
         )
-    return found[0]["params"]
 
 
 def _one_at_least(leaf: Any) -> Any:

@@ -64,6 +64,7 @@ def make(parts: Parts) -> Callable[[Carried], tuple[Carried, Told]]:
     def step(carried: Carried) -> tuple[Carried, Told]:
         state, host = carried
         number = int(host.counts[0])
+        state, host, told = _prepared(parts, programs, state, host, number)
         host, starts, rho = _starts(parts, host, number)
         found = _sampled(parts, state, starts, number)
         truths = [parts.problems[i].answer for i in found.start.problem]
@@ -78,7 +79,8 @@ def make(parts: Parts) -> Callable[[Carried], tuple[Carried, Told]]:
         items = items_of(parts, found)
         state, read = read_all(parts, programs, state, items)
         held = _rollout(parts, found, verdicts, read, number)
-        targets, told = jax.device_get(programs.estimate(held))
+        targets, more = jax.device_get(programs.estimate(held))
+        told |= more
         told |= _look(found, verdicts, read, host, rho)
         host = _noted(host, found, verdicts)
         if parts.replay is not None:
@@ -95,6 +97,30 @@ def make(parts: Parts) -> Callable[[Carried], tuple[Carried, Told]]:
         return (state, host), told | _counted(state, host)
 
     return step
+
+
+def _prepared(
+    parts: Parts, programs: Programs, state: State, host: Host, number: int
+) -> tuple[State, Host, Told]:
+    """What comes into the archive other than by rollouts; metrics where something did.
+
+    Seeds come when the critic has warmed up: before it nothing is replayed, and what
+    it says means nothing.
+    """
+    told: Told = {}
+    if host.memory is None or parts.replay is None:
+        return state, host, told
+    memory = host.memory
+    if parts.seeds is not None and number == parts.sizes.warmup:
+        held, value = _valued(parts, programs, state)
+        memory, more = rrl.seed(parts.replay, memory, parts.seeds, value, number)
+        state, told = held[0], told | more
+    taken = host.taken
+    if parts.annotate is not None:
+        found = parts.annotate(memory.archive, int(taken), number)
+        memory = dataclasses.replace(memory, archive=found.archive)
+        taken, told = np.array(found.last, taken.dtype), told | found.told
+    return state, dataclasses.replace(host, memory=memory, taken=taken), told
 
 
 def _starts(parts: Parts, host: Host, number: int) -> tuple[Host, States, float]:
@@ -159,10 +185,13 @@ def _updated(
 
 
 def _noted(host: Host, found: Answers, verdicts: Verdicts) -> Host:
-    """What came of bare tries, which problems were ever solved, what was sampled."""
+    """What came of tries, which problems were ever solved, what was sampled."""
     bare = ~found.start.replayed & verdicts.judged
-    solved = host.solved.copy()
+    again = found.start.replayed & verdicts.judged
+    solved, replayed = host.solved.copy(), host.replayed.copy()
     solved[found.start.problem[verdicts.right]] = True
+    for column, some in enumerate((again, again & verdicts.right)):
+        np.add.at(replayed[:, column], found.start.problem[some], 1)
     more = [1, len(found.length), int(found.length.sum())]
     return dataclasses.replace(
         host,
@@ -170,6 +199,7 @@ def _noted(host: Host, found: Answers, verdicts: Verdicts) -> Host:
             host.history, found.start.problem[bare], verdicts.right[bare]
         ),
         solved=solved,
+        replayed=replayed,
         counts=host.counts + np.array(more, np.int64),
     )
 
@@ -199,16 +229,22 @@ def _remembered(
 def _refreshed(
     parts, replay, programs, state, host
 ) -> tuple[State, Host, dict[str, float]]:
-    held = [state]
+    held, value = _valued(parts, programs, state)
+    memory, told = rrl.refresh(replay, host.memory, host.history, value)
+    return held[0], dataclasses.replace(host, memory=memory), told
+
+
+def _valued(
+    parts: Parts, programs: Programs, state: State
+) -> tuple[list[State], Callable[[States], np.ndarray] | None]:
+    """V of states by the present critic, if there is one, and who holds the agent."""
+    held = [state]  # each call gives it away and takes it back
 
     def value(states: States) -> np.ndarray:
         held[0], found = values_of(parts, programs, held[0], states)
         return found
 
-    memory, told = rrl.refresh(
-        replay, host.memory, host.history, None if programs.value is None else value
-    )
-    return held[0], dataclasses.replace(host, memory=memory), told
+    return held, None if programs.value is None else value
 
 
 def _look(found: Answers, verdicts: Verdicts, read, host: Host, rho: float) -> Told:

@@ -14,13 +14,16 @@ import numpy as np
 
 from rljax.agents import rrl
 from rljax.agents.token_rl import Estimate, TokenAgent
+from rljax.data.archive_file import Context
 from rljax.data.steps import Split
 from rljax.envs.reasoning.problems import Problem
 from rljax.envs.verifiers import JudgeAll
 from rljax.policy.decode import Generate
 from rljax.replay import schedule
+from rljax.replay.cells import States
 from rljax.replay.schedule import History
 from rljax.text.tokenizer import Tokenizer
+from rljax.training.annotations import Take
 from rljax.training.devices import Parallel
 
 Told = dict[str, Any]  # metrics by name
@@ -56,14 +59,19 @@ class Host:
     Attributes:
       history: of bare tries.
       solved: bool [N], some answer to it was right, replayed ones included.
+      replayed: int32 [N, 2], answers from stored states that were judged, and right
+        ones among them; the states may have gone since.
       counts: int64 [3]: steps taken, answers and tokens sampled.
       memory: of replay; None without it.
+      taken: int32 [], number of the last file of annotations that was taken up.
     """
 
     history: History
     solved: np.ndarray
+    replayed: np.ndarray
     counts: np.ndarray
     memory: rrl.Memory | None
+    taken: np.ndarray
 
 
 class Parts(NamedTuple):
@@ -81,6 +89,8 @@ class Parts(NamedTuple):
       split: numbers the reasoning steps of answers.
       sizes: how much a step does.
       replay: retrospective replay; None without it.
+      seeds: states from written solutions, which the archive begins with.
+      annotate: takes up what people wrote about states, at the start of each step.
     """
 
     agent: TokenAgent
@@ -94,6 +104,8 @@ class Parts(NamedTuple):
     split: Split
     sizes: Sizes
     replay: rrl.Settings | None = None
+    seeds: States | None = None
+    annotate: Take | None = None
 
 
 def begin(parts: Parts, room: np.ndarray) -> Host:
@@ -107,8 +119,25 @@ def begin(parts: Parts, room: np.ndarray) -> Host:
     return Host(
         history=schedule.no_history(count, parts.sizes.window),
         solved=np.zeros(count, bool),
+        replayed=np.zeros((count, 2), np.int32),
         counts=np.zeros(3, np.int64),
         memory=None if parts.replay is None else rrl.begin(parts.replay, room),
+        taken=np.zeros((), np.int32),
+    )
+
+
+def context_of(parts: Parts) -> Context:
+    """What the numbers of the archive stand for, for people who read it.
+
+    Args:
+      parts: of a run with replay.
+    """
+    assert parts.replay is not None
+    return Context(
+        names=[problem.task for problem in parts.problems],
+        prompts=[problem.prompt for problem in parts.problems],
+        tokenizer=parts.tokenizer,
+        end_ids=parts.replay.end_ids,
     )
 
 

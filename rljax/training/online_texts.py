@@ -5,7 +5,7 @@ each into its place in the rollout. Shape letters: see `online_parts`; M = B G.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,11 +13,15 @@ import numpy as np
 
 from rljax.agents.offline import State
 from rljax.agents.token_rl import Rollout, Targets
-from rljax.data import packing
+from rljax.data import episodes, packing
 from rljax.data.packing import Item
+from rljax.data.record import Record
+from rljax.envs.reasoning.problems import Problem
+from rljax.replay import promise
 from rljax.replay.cells import States
 from rljax.rollout import answers as answers_lib
 from rljax.rollout.answers import Answers
+from rljax.text.tokenizer import Tokenizer
 from rljax.training.online_parts import Parts
 from rljax.types import Episode, Metrics, Packed
 
@@ -179,3 +183,52 @@ def values_of(
         state, (_, values), _ = programs.value(state, texts)
         found[line[line >= 0]] = np.asarray(values)[..., 0][line >= 0]
     return state, found
+
+
+def seeds_of(
+    problems: Sequence[Problem],
+    tokenizer: Tokenizer,
+    end_id: int,
+    count: int,
+    tail: float,
+) -> States:
+    """States from the written solutions of problems, cut where steps begin.
+
+    Args:
+      problems: [N].
+      tokenizer: of the policy.
+      end_id: the token that ends an answer.
+      count: most states of a problem.
+      tail: share at a solution's end that is in no state.
+
+    Raises:
+      ValueError: if a problem has no written solution, naming the first; if one
+        cannot become tokens; or if no solution has a place to be cut.
+    """
+    bare = [problem.task for problem in problems if not problem.solution]
+    if bare:
+        raise ValueError(
+            f"{len(bare)} of {len(problems)} problems have no written solution, "
+            f"{bare[0]} is the first"
+        )
+    said, steps = [], []
+    for problem in problems:
+        one = Record(
+            line=0, prompt=problem.prompt, response=problem.solution, reward=1.0
+        )
+        try:
+            text = episodes.tokenise(one, tokenizer, end_id=end_id)
+        except ValueError as error:
+            raise ValueError(f"the solution of {problem.task}: {error}") from error
+        said.append(text.ids[text.action])
+        steps.append(text.step[text.action])
+    length = np.array([len(ids) for ids in said], np.int32)
+    tokens = np.zeros((len(said), int(length.max())), np.int32)
+    step = np.full(tokens.shape, -1, np.int32)
+    for i, n in enumerate(length):
+        tokens[i, :n], step[i, :n] = said[i], steps[i]
+    everyone = np.arange(len(said), dtype=np.int32)
+    found = promise.canonical(everyone, tokens, length, step, count, tail)
+    if not len(found.problem):
+        raise ValueError("no written solution has a step after its first to be cut at")
+    return found

@@ -142,6 +142,44 @@ def test_what_is_told_of_the_archive():
     assert np.isnan(told["replay/rank_correlation"])
 
 
+def seeds():
+    """Two of problem 0, one of problem 1, one of problem 2 that is too long."""
+    tokens = np.zeros((4, 8), np.int32)
+    for row, n in enumerate((2, 4, 3, 7)):
+        tokens[row, :n] = np.arange(1, n + 1)
+    return cells.States(
+        np.array([0, 0, 1, 2]), np.full(4, -1), tokens, np.array([2, 4, 3, 7])
+    )
+
+
+def test_seeds_are_states_that_are_known_as_such():
+    memory = rrl.begin(SETTINGS, np.full(3, LONGEST))
+    asked = []
+
+    def value(states):
+        asked.append(states)
+        return np.array([0.25, 0.25, 0.75], np.float32)[: len(states.problem)]
+
+    after, told = rrl.seed(SETTINGS, memory, seeds(), value, 5)
+    # The critic is asked of what fits; of two with one score the shorter stays.
+    assert asked[0].length.tolist() == [2, 4, 3]
+    assert told == {"replay/seeds_added": 2.0, "replay/seeds_too_long": 1.0}
+    kept = after.archive
+    assert cells.state_of(kept, 0, 0).tolist() == [1, 2]
+    assert kept.score[:, 0].tolist() == [0.25, 0.75, -np.inf]
+    assert kept.origin[:2, 0].tolist() == [cells.CANONICAL] * 2
+    assert kept.added[:2, 0].tolist() == [5, 5]
+    assert not memory.archive.used.any()
+
+
+def test_without_a_critic_seeds_are_worth_how_far_along_they_are():
+    memory = rrl.begin(SETTINGS, np.full(3, LONGEST))
+    after, told = rrl.seed(SETTINGS, memory, seeds(), None, 0)
+    assert told["replay/seeds_added"] == 3
+    np.testing.assert_allclose(after.archive.score[0], [1 / 3, 2 / 3], rtol=1e-6)
+    np.testing.assert_allclose(after.archive.score[1, 0], 1 / 2, rtol=1e-6)
+
+
 def test_ranks_share_a_place():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 5, 30).astype(float), rng.random(30)

@@ -1,55 +1,28 @@
 """Whole runs on problems, in this process: finished, gone on with, compared, refused.
 
-The model has random weights, and an answer is right if it has an even number of
-characters: about half of those that end are, so that there is something to learn.
+The model has random weights; what is right is said in `online_runs`.
 """
 
 import json
 import math
-import pathlib
 import shutil
 
 import numpy as np
 import pytest
 
-from experiments import border, grpo, judging, ppo, reasoning, rrl, starts
+from experiments import border, judging, reasoning, starts
 from rljax.training import checkpoint
 from rljax.training.files import RunError
 from tests.envs import odd_verifiers
 from tests.experiments.logged_runs import rows, weights
-
-MAINS = {"grpo": grpo, "ppo": ppo, "rrl": rrl}
-CONFIGS = pathlib.Path(__file__).parents[2] / "experiments" / "configs"
-SMALL = (
-    "--config.eval.problems=2",
-    "--config.task.train_size=6",
-    "--config.rollout.steps=3",
-    "--config.log.checkpoint_every_updates=2",  # a step
-    "--config.optimizer.learning_rate=1e-3",
-)
+from tests.experiments.online_runs import CONFIGS, evenly, run, same
 
 
 @pytest.fixture(scope="module", autouse=True)
 def even():
     """Problems whose verifier counts characters."""
-    kind = reasoning.TASKS["arithmetic"]
-    judge = kind.judge._replace(verify=lambda answer, said: len(said) % 2 == 0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(reasoning.TASKS, "arithmetic", kind._replace(judge=judge))
+    with evenly():
         yield
-
-
-def run(method, workdir, *more):
-    spec = f"--config={CONFIGS / method}.py:smoke"
-    command = border.read_command([spec, "--workdir=x", *SMALL, *more])
-    MAINS[method].main(command.config, str(workdir))
-    return workdir
-
-
-def same(a, b):
-    """Rows are equal, NaN included."""
-    assert a.keys() == b.keys()
-    return all(a[k] == b[k] or (a[k] is None and b[k] is None) for k in a)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +61,25 @@ def test_a_run_that_goes_on_is_one_that_never_stopped(whole, tmp_path):
     run("rrl", again, "--config.resume=4")
     assert all(same(a, b) for a, b in zip(rows(again), rows(whole), strict=True))
     assert weights(again) == weights(whole)
+
+
+def test_a_number_of_tokens_ends_a_run(whole, tmp_path):
+    """The second step reaches the budget: it is the last, and evaluated as that."""
+    counts = [row["tokens"] for row in rows(whole)]
+    most = f"--config.rollout.tokens={counts[2] - 1}"
+    short = run("rrl", tmp_path / "short", most)
+    found = rows(short)
+    assert [row["tokens"] for row in found] == counts[:3]
+    assert all(same(a, b) for a, b in zip(found[:2], rows(whole)[:2], strict=True))
+    # Schedules go by steps, so what is learnt is the longer run's.
+    last, theirs = found[2], rows(whole)[2]
+    assert same({k: last[k] for k in theirs}, theirs)
+    assert last["eval/dev/arithmetic_pass_4"] >= 0
+    summary = json.loads((short / "summary.json").read_text())
+    assert summary["tokens"] == counts[2] and summary["steps"] == 2
+    shutil.rmtree(short / "hf")
+    run("rrl", short, most, "--config.resume=2")
+    assert all(same(a, b) for a, b in zip(rows(short), found, strict=True))
 
 
 def test_without_replay_it_is_its_base_bit_for_bit(tmp_path):
@@ -202,6 +194,8 @@ def test_two_devices_are_one(whole, tmp_path):
         ("ppo", "ppo.value is 'none'", "ppo.value=none"),
         ("ppo", r"eval.pass_k is \(1, 5\): .*eval.samples, 4", "eval.pass_k=(1,5)"),
         ("ppo", "rollout.prompt_tokens is 5: it must be", "rollout.prompt_tokens=5"),
+        ("ppo", "rollout.tokens is -1: it must be at least 0", "rollout.tokens=-1"),
+        ("rrl", r"replay.canonical is 3: .*in .0, 2.", "replay.canonical=3"),
         ("ppo", "task.train_size is 0: it must be above 0", "task.train_size=0"),
         ("ppo", "task.verifier is 'none': it must be exact for", "task.verifier=none"),
         ("grpo", "rollout.samples is 1", "rollout.samples=1"),

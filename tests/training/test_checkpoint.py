@@ -222,3 +222,17 @@ def test_digest_tells_any_change():
         {"a": weights["a"], "c": weights["b"]},
     ]
     assert len({found, *map(checkpoint.digest, changed)}) == 6
+
+
+def test_reads_what_was_carried_beside_the_agent(tmp_path, state):
+    """Of the agent nothing is read, and types are those that were asked for."""
+    rest = toy_run.init()
+    checkpoint.save(tmp_path, 4, (state, {"a": jnp.arange(3), "b": rest.ring}), {})
+    like = {"a": np.zeros(3, np.int64), "b": np.zeros(8, np.float32)}
+    found = checkpoint.read_rest(tmp_path, 4, like)
+    assert isinstance(found["a"], np.ndarray) and found["a"].dtype == np.int64
+    assert found["a"].tolist() == [0, 1, 2] and found["b"].dtype == np.float32
+    found["a"][0] = 5  # the caller's own
+    for wrong in ({"a": like["a"]}, like | {"a": np.zeros(4)}):
+        with pytest.raises(RunError, match=r"holds another state: \[1\]"):
+            checkpoint.read_rest(tmp_path, 4, wrong)
