@@ -2,6 +2,7 @@
 
 import html.parser
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ PROBLEMS = [
     Problem("sums/2", "6=\n", "6"),
     Problem("sums/3", "7=\n", "7"),
 ]
-PARTS = types.SimpleNamespace(
+PARTS: Any = types.SimpleNamespace(
     problems=PROBLEMS, prompts=[ids(p.prompt) for p in PROBLEMS], tokenizer=WORDS
 )
 
