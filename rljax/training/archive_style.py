@@ -29,7 +29,7 @@ details.problem.only { border-left-color: var(--good); }
   grid-template-columns: minmax(0, 1fr) 78px 132px 52px 52px; }
 .row.head { border: 0; color: var(--soft); font-size: 12.5px; padding-bottom: 2px; }
 .row > .n { text-align: right; font-size: 13px; font-variant-numeric: tabular-nums; }
-.row .bar { height: 5px; margin-top: 3px; }
+.row .bar, .row .bar i { height: 5px; } .row .bar { margin-top: 3px; }
 .row .bar.right i { background: var(--good); }
 .row:hover:not(.head) { background: var(--mark); }
 .said { padding-left: calc(18px * var(--deep)); min-width: 0; }
