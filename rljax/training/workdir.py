@@ -4,6 +4,7 @@
     metrics.jsonl    one line per logging update
     hf/              the tokenizer, as a Hugging Face folder
     nonfinite/       batches whose update was skipped, if any
+    annotations/     what people wrote about states of replay, if any
     checkpoints/<update>/   eval/   rollouts/   tb/   summary.json   report.html
 
 A folder belongs to one config. The same config in the same folder goes on from

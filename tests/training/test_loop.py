@@ -357,6 +357,7 @@ def test_a_budget_of_the_axis_ends_the_run(whole, tmp_path, capsys):
     w = result.state.params["w"]
     assert result.after is not None
     assert result.after["eval/train_sampled/grow"] == pytest.approx(float(w[1]))
+    assert "eval/train_sampled/grow" in rows(path)[-1]  # the fifth, where none is due
     # Up to its last call it is the run without a budget.
     assert rows(path)[:5] == rows(whole[0])[:5] and rows(path)[-1]["updates"] == 10
     # Gone on with from before the end it ends there again, and then has no more to do.
