@@ -19,7 +19,7 @@ def test_every_cell_of_every_study_is_a_command_that_is_accepted():
             config = border.read_command(words[3:]).config
             assert config.seed == run.seed and config.model.path == "out/base/hf"
             assert config.rollout.tokens == online_studies.COMMON["rollout.tokens"]
-            assert config.task.to_dict()["operations"] == (5, 6)
+            assert config.task.to_dict()["operations"] == (5, 5)
             if run.cell == "rrl_prototype":
                 assert config.replay.share == config.replay.most == 0.95
 
@@ -27,7 +27,8 @@ def test_every_cell_of_every_study_is_a_command_that_is_accepted():
 def test_cells_that_are_compared_differ_in_what_their_name_says():
     cells = online_studies.STUDIES["compare"]
     bare, replayed = cells["ppo"].overrides, cells["rrl"].overrides
-    more = {"base", "replay.share", "replay.most", "rollout.steps"}
+    more = {"base", "rollout.steps"}
+    more |= {f"replay.{name}" for name in ("share", "most", "state_tokens")}
     assert {k for k, v in replayed.items() if bare.get(k) != v} == more
     for name, key in (("random_cuts", "where"), ("bandit", "choice")):
         other = cells[name].overrides
