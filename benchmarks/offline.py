@@ -16,6 +16,7 @@ inputs and outputs. All ways must first give the same losses and gradients, with
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +40,7 @@ from rljax.types import Episode, Packed
 
 SETTINGS = oreo.Config()
 MEDIAN, DEVIATION, PROMPT = 69, 0.39, 0.46
+WAYS = ("ours", "packed_unfused", "padded_fused", "plain")
 CLOSE = 1e-4  # relative; of losses, norms and gradients
 
 
@@ -74,11 +76,23 @@ def arithmetic_case(batch: int | None = None) -> Case:
 
 def vocabulary_case(batch: int = 16, size: int = 49_152) -> Case:
     """A large vocabulary on a small decoder, texts of a long tail."""
+    config = ModelConfig(size, 64, 2, 2, 2, 32, 128, tied_embedding=True)
+    return Case("vocabulary", config, drawn(batch, size, MEDIAN), None, 1.5, 0.2)
+
+
+def drawn(batch: int, size: int, median: int) -> list[Episode]:
+    """Texts of random tokens whose lengths have a long tail.
+
+    Args:
+      batch: texts.
+      size: tokens of the vocabulary.
+      median: tokens of a text.
+    """
     rng = np.random.default_rng(0)
     log = []
     for line in range(1, batch + 1):
         length = max(
-            8, round(MEDIAN * float(np.exp(DEVIATION * rng.standard_normal())))
+            8, round(median * float(np.exp(DEVIATION * rng.standard_normal())))
         )
         action = np.arange(length) >= round(PROMPT * length)
         log.append(
@@ -92,8 +106,7 @@ def vocabulary_case(batch: int = 16, size: int = 49_152) -> Case:
                 line=line,
             )
         )
-    config = ModelConfig(size, 64, 2, 2, 2, 32, 128, tied_embedding=True)
-    return Case("vocabulary", config, log, None, 1.5, 0.2)
+    return log
 
 
 def moved_state(agent: Any, config: ModelConfig) -> State:
@@ -122,11 +135,12 @@ class Way(NamedTuple):
         return self.program(self.state, self.batch)
 
 
-def ways_of(case: Case) -> dict[str, Way]:
+def ways_of(case: Case, names: Sequence[str] = WAYS) -> dict[str, Way]:
     """The updates that are compared: ours, the peer, and each part of ours alone.
 
     Args:
       case: model and texts.
+      names: those that are wanted, of `WAYS`.
     """
     model = texts.make(case.config)
     agent = oreo.make(model, oreo.own_trunk(model), SETTINGS)
@@ -143,6 +157,7 @@ def ways_of(case: Case) -> dict[str, Way]:
             ("padded_fused", agent.update, padded),
             ("plain", plain, padded),
         )
+        if name in names
     }
 
 
