@@ -193,15 +193,17 @@ def explained_variance(
     """
     chex.assert_equal_shape([value, returns, mask])
 
-    def variance(x):
-        def mean(y):
-            share = masked_mean(y, mask, axis_name)
-            return share if axis_name is None else jax.lax.psum(share, axis_name)
+    def mean(y):
+        share = masked_mean(y, mask, axis_name)
+        return share if axis_name is None else jax.lax.psum(share, axis_name)
 
+    def variance(x):
         return mean(jnp.square(x - mean(x)))
 
     value = jnp.where(mask, widen(value), 0.0)
     returns = jnp.where(mask, widen(returns), 0.0)
     total, left = variance(returns), variance(returns - value)
-    found = jnp.where(total > 0, 1.0 - left / jnp.where(total > 0, total, 1.0), 0.0)
+    # Equal returns differ from their mean by its rounding.
+    varies = total > 1e-12 * mean(jnp.square(returns))
+    found = jnp.where(varies, 1.0 - left / jnp.where(varies, total, 1.0), 0.0)
     return found if axis_name is None else found / jax.lax.psum(1, axis_name)

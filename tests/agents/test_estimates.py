@@ -62,6 +62,14 @@ def test_ppo(warming):
     np.testing.assert_allclose(told["critic/explained_variance"], explained, rtol=1e-4)
 
 
+@pytest.mark.parametrize("reward", [0.0, 0.3])
+def test_equal_answers_leave_nothing_to_explain(reward):
+    held = rollouts.rollout()
+    held = held._replace(reward=jnp.full_like(held.reward, reward))
+    _, told = jax.jit(ppo.estimate(ppo.Config()))(held)
+    assert told["critic/explained_variance"] == 0.0
+
+
 @pytest.mark.parametrize("drop", [False, True])
 def test_grpo(drop):
     held = rollouts.rollout(value=False)

@@ -26,11 +26,13 @@ def test_work_is_what_the_compiler_counts():
     params = jax.eval_shape(model.init, jax.random.key(0), shape, shape, mask)
 
     def forward(params, ids, places, mask):
-        hidden = model.apply(params, ids, places, mask)
+        hidden = jnp.asarray(model.apply(params, ids, places, mask))
         return decoder.logits(params["params"], hidden, SMALL)
 
     compiled = jax.jit(forward).lower(params, shape, shape, mask).compile()
-    counted = compiled.cost_analysis()["flops"]
+    costs = compiled.cost_analysis()
+    assert costs is not None
+    counted = costs["flops"]
     pairs = length * (length - 1) // 2 * batch
     unseen = 4 * SMALL.num_layers * SMALL.num_heads * SMALL.head_dim * pairs
     ours = accelerator.forward_flops(SMALL, [length] * batch) + unseen
