@@ -21,6 +21,7 @@ LIMITS = {
     "ppo.lambda_": SHARE,
     "ppo.critic_lambda": SHARE,
     "ppo.beta": Limit(0),
+    "ppo.least_deviation": Limit(0),
     "ppo.value_clip": Limit(0),
     "ppo.learning_rate": POSITIVE,
     "ppo.epsilon": POSITIVE,
@@ -85,6 +86,7 @@ def method_of(config: Any) -> online.Method:
         lambda_=float(config.ppo.lambda_),
         critic_lambda=float(config.ppo.critic_lambda),
         beta=float(config.ppo.beta),
+        least_deviation=float(config.ppo.least_deviation),
     )
     return online.Method(
         "PPO", agents.estimate(settings), make, config.ppo.warmup, extras

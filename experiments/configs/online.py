@@ -109,6 +109,8 @@ def ppo(scale: str) -> config_dict.ConfigDict:
     config.lambda_ = 0.95
     config.critic_lambda = 0.95  # of the critic's targets; 1 while it warms up
     config.beta = 0.0  # of the divergence from the reference, in the reward
+    # Advantages are divided by their deviation in a step, but by no less than this.
+    config.least_deviation = 0.0
     config.value_clip = 0.2  # how far V may move in the passes of a step; 0: no limit
     config.value = "own_trunk"  # shared_trunk, adapter
     config.learning_rate = 9e-5  # of the critic: three times the policy's

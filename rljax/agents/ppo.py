@@ -29,6 +29,10 @@ class Config:
     lambda_: float = 0.95  # of the advantages, and of states' scores
     critic_lambda: float = 0.95  # of the critic's targets; 1 while it warms up
     beta: float = 0.0  # of the divergence from the reference, in the reward
+    # Advantages are divided by their standard deviation, but by no less than this.
+    # Where every answer of a rollout is wrong all that varies is what the critic is
+    # wrong by, and whitened it would move the policy as far as a success does.
+    least_deviation: float = 0.0
 
 
 def estimate(config: Config) -> Estimate:
@@ -60,7 +64,9 @@ def estimate(config: Config) -> Estimate:
         to_come = token_returns.token_gae(raw, nothing, mask, config.gamma, 1.0)
         found = token_returns.explained_variance(value, to_come, mask)
         targets = Targets(
-            advantage=token_returns.whiten_apart(advantage, mask, rollout.replayed),
+            advantage=token_returns.whiten_apart(
+                advantage, mask, rollout.replayed, least=config.least_deviation
+            ),
             learn=mask,
             taught=mask,
             returns=gae(raw, critic_lambda) + value,

@@ -69,10 +69,11 @@ def whiten(
     mask: jax.Array,
     axis_name: str | None = None,
     epsilon: float = 1e-8,
+    least: float = 0.0,
 ) -> jax.Array:
     """`x` shifted and scaled to mean 0 and variance 1 where `mask` holds.
 
-        (x - mean) / (std + epsilon),    std^2 = mean (x - mean)^2
+        (x - mean) / (max(std, least) + epsilon),    std^2 = mean (x - mean)^2
 
     Mean and variance are those of all devices' entries together. Equal entries, a
     single one among them, become 0.
@@ -82,6 +83,7 @@ def whiten(
       mask: bool, the shape of `x`.
       axis_name: mapped axis to share the moments over, if there is one.
       epsilon: keeps equal entries from being divided by 0.
+      least: entries that vary by less are not blown up to variance 1.
 
     Returns:
       Float32 (or wider), the shape of `x`; 0 where masked.
@@ -97,4 +99,4 @@ def whiten(
     centred = jnp.where(mask, widen(x) - mean(x), 0.0)
     # sqrt has no derivative at 0, and advantages are constants anyway.
     std = jax.lax.stop_gradient(jnp.sqrt(mean(jnp.square(centred))))
-    return centred / (std + epsilon)
+    return centred / (jnp.maximum(std, least) + epsilon)

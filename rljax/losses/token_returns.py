@@ -139,6 +139,7 @@ def whiten_apart(
     mask: jax.Array,
     replayed: jax.Array,
     axis_name: str | None = None,
+    least: float = 0.0,
 ) -> jax.Array:
     """Advantages of bare and of replayed answers, each kind scaled by itself.
 
@@ -149,6 +150,7 @@ def whiten_apart(
       mask: bool [B, T].
       replayed: whether the answer goes on from a stored state, bool [B].
       axis_name: mapped axis to share the moments of each kind over, if there is one.
+      least: standard deviation below which a kind is not scaled up any further.
 
     Returns:
       float32 [B, T]; 0 where masked.
@@ -160,8 +162,11 @@ def whiten_apart(
     chex.assert_equal(len(advantage), len(replayed))
     chex.assert_type([advantage, replayed], [float, bool])
     again = replayed[:, None]
-    bare = whiten(advantage, mask & ~again, axis_name)
-    return jnp.where(again, whiten(advantage, mask & again, axis_name), bare)
+    bare, other = (
+        whiten(advantage, mask & some, axis_name, least=least)
+        for some in (~again, again)
+    )
+    return jnp.where(again, other, bare)
 
 
 def explained_variance(

@@ -70,6 +70,22 @@ def test_equal_answers_leave_nothing_to_explain(reward):
     assert told["critic/explained_variance"] == 0.0
 
 
+def test_advantages_that_hardly_vary_are_not_blown_up():
+    held = rollouts.rollout()
+    held = held._replace(reward=jnp.zeros_like(held.reward))
+    whole, floored, free = (
+        ppo.estimate(ppo.Config(least_deviation=least))(held)[0].advantage
+        for least in (0.0, 1e3, 1e-6)
+    )
+    np.testing.assert_array_equal(whole, free)
+    # Every answer was wrong, and of a kind: the advantages of each have a variance of 1.
+    kind = np.asarray(held.replayed)[:, None] & np.asarray(held.mask)
+    kind &= np.asarray(held.judged)[:, None]
+    assert np.std(np.asarray(whole)[kind]) == pytest.approx(1, abs=1e-3)
+    deviation = np.asarray(floored)[kind] / np.asarray(whole)[kind] * 1e3
+    assert np.ptp(deviation) < 1e-3 and 0.01 < deviation.mean() < 10
+
+
 @pytest.mark.parametrize("drop", [False, True])
 def test_grpo(drop):
     held = rollouts.rollout(value=False)
