@@ -58,8 +58,8 @@ def estimate(config: Config) -> Estimate:
 
         advantage = gae(raw + cost, config.lambda_)
         critic_lambda = jnp.where(rollout.warming, 1.0, config.critic_lambda)
-        # Without V in it: what V adds and takes away again leaves rounding, which is all
-        # the variance there is where no answer was right.
+        # Without V in it: what V adds and takes away again leaves rounding, and where
+        # no answer was right that is all the variance there is.
         nothing = jnp.zeros_like(value)
         to_come = token_returns.token_gae(raw, nothing, mask, config.gamma, 1.0)
         found = token_returns.explained_variance(value, to_come, mask)

@@ -78,7 +78,7 @@ def test_advantages_that_hardly_vary_are_not_blown_up():
         for least in (0.0, 1e3, 1e-6)
     )
     np.testing.assert_array_equal(whole, free)
-    # Every answer was wrong, and of a kind: the advantages of each have a variance of 1.
+    # Nothing was right: what varies is the critic's error, and it is whitened to 1.
     kind = np.asarray(held.replayed)[:, None] & np.asarray(held.mask)
     kind &= np.asarray(held.judged)[:, None]
     assert np.std(np.asarray(whole)[kind]) == pytest.approx(1, abs=1e-3)
