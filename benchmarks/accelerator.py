@@ -73,7 +73,12 @@ def score_flops(config: ModelConfig, tokens: int) -> float:
 
 
 def oreo_rows(
-    config: ModelConfig, batch: int, peak: float, rounds: int, plain: bool
+    config: ModelConfig,
+    batch: int,
+    peak: float,
+    rounds: int,
+    plain: bool,
+    row_tokens: int | None = None,
 ) -> list[Row]:
     """An update of policy and critic.
 
@@ -83,9 +88,10 @@ def oreo_rows(
       peak: FLOP/s.
       rounds: turns.
       plain: whether it is timed beside the plain update.
+      row_tokens: of a packed row; None: as the longest text.
     """
     log = offline.drawn(batch, config.vocab_size, 2 * offline.MEDIAN)
-    case = offline.Case("oreo", config, log, 1_024, 1.0, 1.0)
+    case = offline.Case("oreo", config, log, row_tokens, 1.0, 1.0)
     names = ("ours", "plain") if plain else ("ours",)
     ways = offline.ways_of(case, names)
     times = common.interleave(ways, rounds, max_seconds=60)
@@ -160,6 +166,7 @@ def main() -> None:
     parser = common.parser(__doc__.splitlines()[0])
     parser.add_argument("--peak", type=float, required=True, help="TFLOP/s promised")
     parser.add_argument("--batch", type=int, default=128, help="texts of OREO's update")
+    parser.add_argument("--row", type=int, help="tokens of a row; else the longest's")
     parser.add_argument("--groups", type=int, default=32, help="prompts of GRPO's step")
     parser.add_argument("--remat", action="store_true", help="layers computed again")
     parser.add_argument("--scan", action="store_true", help="one layer for all")
@@ -167,7 +174,7 @@ def main() -> None:
     asked = parser.parse_args()
     config = smollm2(asked.remat, asked.scan)
     peak = asked.peak * TERA
-    rows = oreo_rows(config, asked.batch, peak, asked.rounds, asked.plain)
+    rows = oreo_rows(config, asked.batch, peak, asked.rounds, asked.plain, asked.row)
     size = grpo.Size(config, asked.groups, samples=8, prompt=128, new=128)
     more, split = grpo_rows(size, peak, asked.rounds)
     common.finish(rows + more, asked.json)
