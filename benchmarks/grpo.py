@@ -148,6 +148,7 @@ def parts_of(size: Size, kl_weight: float, clock: Clock) -> online_parts.Parts:
     settings = token_rl.Config(
         updates=10**6,
         kl_weight=kl_weight,
+        fresh=True,  # one update a step: as `experiments.grpo` has it then
         actor=Optimizer(learning_rate=1e-5, warmup=0.0),
     )
     return online_parts.Parts(
@@ -206,7 +207,7 @@ def split_of(name: str, clock: Clock) -> str:
     middle = {
         part: 1e3 * statistics.median(step[part] for step in taken) for part in taken[0]
     }
-    order = ("generate", "read", "update", "host", "whole")
+    order = ("generate", "update", "host", "whole")
     return f"{name}, ms: " + ", ".join(f"{part} {middle[part]:.1f}" for part in order)
 
 

@@ -8,6 +8,7 @@ Dr.GRPO is `--config.grpo.advantage=centred --config.loss.weights=fixed`, clip-h
 `--config.loss.weights=sequence --config.loss.low=3e-4 --config.loss.high=4e-4`.
 """
 
+import dataclasses
 from typing import Any
 
 from experiments import border, online
@@ -35,6 +36,7 @@ def method_of(config: Any) -> online.Method:
     )
 
     def make(start, settings, axis_name):
+        settings = dataclasses.replace(settings, fresh=online.fresh(config))
         return token_rl.make(start.texts, settings, None, weights, rescale, axis_name)
 
     return online.Method("GRPO", estimate, make)

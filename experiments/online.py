@@ -130,6 +130,12 @@ def rescale_of(config: Any) -> token_rl.Rescale | None:
     return pick(RATIOS, config.loss.ratio, "loss.ratio")
 
 
+def fresh(config: Any) -> bool:
+    """Whether one update learns from all answers of a step; see `token_rl.Config`."""
+    loss = config.loss
+    return loss.epochs == 1 and loss.batch_groups == config.rollout.groups
+
+
 def optimizer_of(config: Any, warmup: int) -> Optimizer:
     """The policy's optimiser, which waits for the critic."""
     found = offline.optimizer_of(config.optimizer)

@@ -101,6 +101,7 @@ def method_of(config: Any) -> online.Method:
             proposes_below=replay.proposes_below,
             explained=replay.explained if critic else None,
             dead_after=replay.dead_after,
+            entropy=where is promise.by_entropy,  # no score is made of it
         )
 
     def seeds(start, problems):

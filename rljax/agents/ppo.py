@@ -45,7 +45,7 @@ def estimate(config: Config) -> Estimate:
     """
 
     def of(rollout: Rollout) -> tuple[Targets, Metrics]:
-        assert rollout.value is not None
+        assert rollout.value is not None and rollout.log_p_ref is not None
         mask = rollout.mask & rollout.judged[:, None]
         value = jnp.where(mask, rollout.value, 0.0)
         raw = token_returns.reward_at_end(rollout.reward, mask)

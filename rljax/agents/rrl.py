@@ -62,6 +62,7 @@ class Settings(NamedTuple):
       explained: the least explained variance of a critic whose states are kept; None
         without a critic.
       dead_after: tries without a right answer after which a cell goes.
+      entropy: whether `where` or `score` reads the policy's; else it may be unknown.
     """
 
     schedule: schedule.Config
@@ -77,6 +78,7 @@ class Settings(NamedTuple):
     proposes_below: float = 0.2
     explained: float | None = None
     dead_after: int = 16
+    entropy: bool = True
 
 
 class Found(NamedTuple):
@@ -89,7 +91,7 @@ class Found(NamedTuple):
     step: np.ndarray  # int32 [M, T], number of each token's reasoning step
     right: np.ndarray  # bool [M]
     judged: np.ndarray  # bool [M]
-    entropy: np.ndarray  # float32 [M, T]
+    entropy: np.ndarray | None  # float32 [M, T]
     value: np.ndarray | None  # float32 [M, T], V before the token
     returns: np.ndarray | None  # float32 [M, T], TD(lambda) in raw reward
     explained: float | None  # variance of the rewards to come, by the critic

@@ -1,6 +1,6 @@
 """On-line learning of tokens: one agent for PPO, GRPO and replay on top of them.
 
-    reading = agent.read(state, texts)            # of all answers of a rollout
+    reading = agent.read(state, texts)            # of all answers, where it is wanted
     targets, told = estimate(rollout)             # `ppo.estimate` or `grpo.estimate`
     state, told = agent.update(state, batch_of(texts, rollout, targets))
 
@@ -31,7 +31,7 @@ from rljax.losses.policy_gradient import ppo_value_loss
 from rljax.losses.token_logprob import PerToken, chunked_loss, token_scores
 from rljax.policy import texts as texts_lib
 from rljax.policy.texts import Texts
-from rljax.types import Key, Metrics, Packed, Params
+from rljax.types import Key, Metrics, Packed, Params, PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,9 @@ class Config:
     kl_weight: float = 0.0  # of the divergence from the reference, in the loss
     entropy_weight: float = 0.0
     value_clip: float | None = 0.2  # in units of the reward; None: no limit
+    # A rollout has one update and there is no critic: what the answers' tokens were
+    # drawn from is the policy that is updated, so nothing is read before.
+    fresh: bool = False
     actor: Optimizer = Optimizer()
     critic: Optimizer = Optimizer()
 
@@ -52,7 +55,7 @@ class Rollout(NamedTuple):
     """Answers, what they earned, and what was thought of them before any update."""
 
     log_p: jax.Array  # float32 [M, L], under the policy that sampled
-    log_p_ref: jax.Array  # float32 [M, L]
+    log_p_ref: jax.Array | None  # float32 [M, L]; None where nothing was read before
     value: jax.Array | None  # float32 [M, L], V before the token; None without V
     mask: jax.Array  # bool [M, L], the token was sampled in this rollout
     reward: jax.Array  # float32 [M], of the whole answer, a replayed prefix included
@@ -72,7 +75,8 @@ class Targets(NamedTuple):
 
 
 Estimate = Callable[[Rollout], tuple[Targets, Metrics]]
-# (log_p now, log_p_old, mask [E, L]) -> log_p_old in whose place the loss reads it.
+# (log_p now, log_p_old, mask [E, L]) -> log_p_old in whose place the loss reads it:
+# log_p now where the two are one, so that it is not asked then.
 Rescale = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
@@ -80,7 +84,7 @@ class Batch(NamedTuple):
     """Packed answers with what they teach; float32 [E, L] where nothing is said."""
 
     texts: Packed
-    log_p_old: jax.Array
+    log_p_old: jax.Array  # of the sampler where the agent is fresh
     advantage: jax.Array
     learn: jax.Array  # bool [E, L]
     taught: jax.Array  # bool [E, L]
@@ -95,8 +99,10 @@ class TokenAgent(NamedTuple):
       init: (key, frozen, begun) -> State, as of `offline.OfflineAgent`.
       update: (State, Batch) -> (State, metrics); one optimiser step of each network.
       policy: State -> whole weights of the policy.
-      read: (State, Packed) -> `Reading` of the texts.
+      read: (State, Packed) -> `Reading` of the texts; of a fresh agent without the
+        reference.
       value: (State, Packed) -> V before each action, float32 [E, L]; None without V.
+      fresh: see `Config.fresh`.
     """
 
     init: Callable[..., State]
@@ -104,6 +110,7 @@ class TokenAgent(NamedTuple):
     policy: Callable[[State], Params]
     read: Callable[[State, Packed], Reading]
     value: Callable[[State, Packed], jax.Array] | None
+    fresh: bool = False
 
 
 class _Parts(NamedTuple):
@@ -137,11 +144,18 @@ def make(
       rescale: `surrogate.gspo_log_p_old` for one ratio an answer; None for a ratio a
         token. It costs a second pass over the logits.
       axis_name: mapped axis that `update` sums over, if there is one.
+
+    Raises:
+      ValueError: if the config says fresh and there is a critic, whose values must be
+        read before the update.
     """
+    if config.fresh and value is not None:
+        raise ValueError("fresh is True, but a critic reads answers before the update")
     optimizer = {"actor": offline.make_optimizer(config.actor, config.updates)}
     if value is not None:
         optimizer["critic"] = offline.make_optimizer(config.critic, config.updates)
-    per_token = surrogate.per_token(
+    make_loss = surrogate.per_token_drawn if config.fresh else surrogate.per_token
+    per_token = make_loss(
         config.low, config.high, config.kl_weight, config.entropy_weight
     )
     parts = _Parts(
@@ -153,6 +167,7 @@ def make(
         policy=lambda state: texts.join(state.frozen, state.params["actor"]),
         read=functools.partial(_read, parts),
         value=None if value is None else functools.partial(_values, parts, value),
+        fresh=config.fresh,
     )
 
 
@@ -221,14 +236,17 @@ def _policy_loss(parts: _Parts, state: State, batch: Batch, actor: Params):
     reference = None
     if parts.config.kl_weight:
         reference = offline.reference_of(texts, state.frozen, packed)
-    old = batch.log_p_old
-    if parts.rescale is not None:
+    old, fresh = batch.log_p_old, parts.config.fresh
+    if parts.rescale is not None and not fresh:
         fixed = jax.lax.stop_gradient(own)
         now = token_scores(*fixed, packed.action, cap=texts.cap).log_prob
         old = parts.rescale(now, old, batch.learn)
-    known = surrogate.constants(
+    known: PyTree = surrogate.constants(
         old, batch.advantage, batch.learn, parts.weights, parts.axis_name
     )
+    if fresh:
+        said = surrogate.token_mean(packed.mask, parts.axis_name)
+        known = surrogate.Drawn(known, said)
     return chunked_loss(
         *own, packed.action, parts.per_token, known, reference, texts.cap
     )
@@ -245,7 +263,9 @@ def _value_loss(parts: _Parts, value: Value, state, whole, batch: Batch, critic)
 
 
 def _read(parts: _Parts, state: State, batch: Packed) -> Reading:
-    reference = offline.reference_of(parts.texts, state.frozen, batch)
+    reference = None
+    if not parts.config.fresh:
+        reference = offline.reference_of(parts.texts, state.frozen, batch)
     whole = parts.texts.join(state.frozen, state.params["actor"])
     scores = offline.scores_of(parts.texts, whole, batch, reference)
     value = None if parts.value is None else _values(parts, parts.value, state, batch)

@@ -221,6 +221,53 @@ def per_token(
     return loss
 
 
+class Drawn(NamedTuple):
+    """What is known of tokens that the present policy has drawn; [B, T] each."""
+
+    known: Constants  # log p_old is the sampler's own, which is but compared
+    said: jax.Array  # float32, in means over all that was drawn; 0 where nothing was
+
+
+def per_token_drawn(
+    low: float = 0.2,
+    high: float = 0.2,
+    kl_weight: float = 0.0,
+    entropy_weight: float = 0.0,
+) -> PerToken:
+    """`per_token` where the policy that sampled is the present one, and tells more.
+
+        log p_old = sg[log p]
+
+    So every ratio is 1, and nobody need read the answers before. `aux` is `Drawn`. The
+    metrics are those of `per_token` and, over all tokens that were drawn, learnt from
+    or not, `rollout/entropy`, `rollout/sampler_gap`, the mean of |log p - that of the
+    sampler|, and where it weighs anything `rollout/kl`.
+
+    Args:
+      low: see `per_token`.
+      high: see `per_token`.
+      kl_weight: see `per_token`.
+      entropy_weight: see `per_token`.
+    """
+    of_known = per_token(low, high, kl_weight, entropy_weight)
+
+    def loss(scores: Scores, drawn: Drawn) -> tuple[jax.Array, Metrics]:
+        now = jax.lax.stop_gradient(scores.log_prob)
+        each, metrics = of_known(scores, drawn.known._replace(log_p_old=now))
+        told = {
+            "rollout/entropy": scores.entropy,
+            "rollout/sampler_gap": jnp.abs(now - drawn.known.log_p_old),
+        }
+        if kl_weight:  # else the reference was not read
+            told["rollout/kl"] = scores.kl
+        real = drawn.said > 0
+        return each, metrics | {
+            name: drawn.said * jnp.where(real, x, 0.0) for name, x in told.items()
+        }
+
+    return loss
+
+
 def gspo_log_p_old(
     log_p: jax.Array, log_p_old: jax.Array, mask: jax.Array
 ) -> jax.Array:

@@ -2,6 +2,9 @@
 
     problems -> starts -> answers -> verdicts -> reading -> targets -> updates -> memory
 
+Where the agent is fresh its one update is all the reading there is, but for the entropy
+that replay may ask for. The update is the same program with and without.
+
 Between two steps the host carries what is not the agent's: what came of bare tries,
 and the memory of replay where there is one. What a step does is a function of the
 config, the seed and the number of the step, so that a resumed run equals one that was
@@ -28,6 +31,7 @@ from rljax.rollout.answers import Answers, Verdicts
 from rljax.training.online_parts import Host, Parts, Told, order
 from rljax.training.online_texts import (
     Programs,
+    Readings,
     compile_all,
     items_of,
     numbered,
@@ -50,7 +54,7 @@ def make(parts: Parts) -> Callable[[Carried], tuple[Carried, Told]]:
       is given away.
 
     Raises:
-      ValueError: if sizes do not divide.
+      ValueError: if sizes do not divide, or a fresh agent has more than one update.
     """
     sizes, devices = parts.sizes, parts.parallel.num_devices
     for name, total, part in (
@@ -59,6 +63,13 @@ def make(parts: Parts) -> Callable[[Carried], tuple[Carried, Told]]:
     ):
         if total % part:
             raise ValueError(f"{name} is {total}, which {part} cannot share evenly")
+    fresh, replay = parts.agent.fresh, parts.replay
+    if fresh and sizes.updates != sizes.steps:
+        raise ValueError(
+            f"the agent is fresh, but has {sizes.updates / sizes.steps:g} updates a "
+            "step: all but the first have moved from the policy that sampled"
+        )
+    reads = not fresh or (replay is not None and replay.entropy)
     programs = compile_all(parts)
 
     def step(carried: Carried) -> tuple[Carried, Told]:
@@ -77,11 +88,14 @@ def make(parts: Parts) -> Callable[[Carried], tuple[Carried, Told]]:
                 flush=True,
             )
         items = items_of(parts, found)
-        state, read = read_all(parts, programs, state, items)
+        read: Readings = {}
+        if reads:
+            state, read = read_all(parts, programs, state, items)
         held = _rollout(parts, found, verdicts, read, number)
         targets, more = jax.device_get(programs.estimate(held))
         told |= more
-        told |= _look(found, verdicts, read, host, rho)
+        told |= _look(found, verdicts, host, rho)
+        told |= {} if fresh else _thought(found, read)
         host = _noted(host, found, verdicts)
         if parts.replay is not None:
             host, more = _remembered(
@@ -153,11 +167,13 @@ def _text(parts: Parts) -> Callable[[Sequence[int]], str]:
 
 
 def _rollout(
-    parts: Parts, found: Answers, verdicts: Verdicts, read, number: int
+    parts: Parts, found: Answers, verdicts: Verdicts, read: Readings, number: int
 ) -> Rollout:
+    fresh = parts.agent.fresh
     return Rollout(
-        log_p=jnp.asarray(read["log_prob"]),
-        log_p_ref=jnp.asarray(read["reference_log_prob"]),
+        # A fresh agent's update must not depend on whether replay had it read.
+        log_p=jnp.asarray(found.log_prob if fresh else read["log_prob"]),
+        log_p_ref=None if fresh else jnp.asarray(read["reference_log_prob"]),
         value=jnp.asarray(read["value"]) if "value" in read else None,
         mask=jnp.asarray(found.sampled),
         reward=jnp.asarray(verdicts.right, jnp.float32),
@@ -215,7 +231,7 @@ def _remembered(
         step=numbered(parts, found),
         right=verdicts.right,
         judged=verdicts.judged,
-        entropy=read["entropy"],
+        entropy=read.get("entropy"),
         value=read.get("value"),
         returns=targets.score,
         explained=told.get("critic/explained_variance"),
@@ -247,24 +263,20 @@ def _valued(
     return held, None if programs.value is None else value
 
 
-def _look(found: Answers, verdicts: Verdicts, read, host: Host, rho: float) -> Told:
+def _look(found: Answers, verdicts: Verdicts, host: Host, rho: float) -> Told:
     """What a rollout was like."""
-    mask, replayed, right = found.sampled, found.start.replayed, verdicts.right
+    replayed, right = found.start.replayed, verdicts.right
     problem = found.start.problem
     kept = {
         (problem[m], answers_lib.whole(found, int(m)).tobytes())
         for m in np.flatnonzero(right)
     }
     new = np.unique(problem[right & ~host.solved[problem]])
-
-    def share(x, where):
-        return float(x[where].mean()) if where.any() else float("nan")
-
     prefix = found.start.length / (found.start.length + found.length)
     return {
-        "rollout/right": share(right, verdicts.judged),
-        "rollout/right_bare": share(right, verdicts.judged & ~replayed),
-        "rollout/right_replayed": share(right, verdicts.judged & replayed),
+        "rollout/right": _mean(right, verdicts.judged),
+        "rollout/right_bare": _mean(right, verdicts.judged & ~replayed),
+        "rollout/right_replayed": _mean(right, verdicts.judged & replayed),
         "rollout/distinct_right": len(kept) / max(int(right.sum()), 1),
         "rollout/new_solved_per_1k": 1000 * len(new) / len(right),
         "rollout/length": float(found.length.mean()),
@@ -273,13 +285,25 @@ def _look(found: Answers, verdicts: Verdicts, read, host: Host, rho: float) -> T
             np.sum(~verdicts.judged & ~verdicts.timed_out)
         ),
         "rollout/verifier_timeouts": float(np.sum(verdicts.timed_out)),
-        "rollout/entropy": share(read["entropy"], mask),
-        "rollout/kl": share(read["kl"], mask),
-        "rollout/sampler_gap": share(np.abs(read["log_prob"] - found.log_prob), mask),
         "replay/rho": rho,
         "replay/share": float(replayed.mean()),
-        "replay/prefix_fraction": share(prefix, replayed),
+        "replay/prefix_fraction": _mean(prefix, replayed),
     }
+
+
+def _thought(found: Answers, read: Readings) -> Told:
+    """What the agent thought of a rollout before it learnt from it."""
+    mask = found.sampled
+    gap = np.abs(read["log_prob"] - found.log_prob)
+    return {
+        "rollout/entropy": _mean(read["entropy"], mask),
+        "rollout/kl": _mean(read["kl"], mask),
+        "rollout/sampler_gap": _mean(gap, mask),
+    }
+
+
+def _mean(x: np.ndarray, where: np.ndarray) -> float:
+    return float(x[where].mean()) if where.any() else float("nan")
 
 
 def _counted(state: State, host: Host) -> Told:

@@ -34,6 +34,7 @@ def test_ppo(warming):
         values = np.asarray(held.value[m, :count], np.float64)
         bare = np.zeros(count)
         bare[-1] = held.reward[m]
+        assert held.log_p_ref is not None
         cost = -0.1 * np.asarray(held.log_p - held.log_p_ref)[m, :count]
         raw[m] = plain_gae(bare + cost, values, 0.9)
         wanted[m] = plain_gae(bare, values, 1.0 if warming else 0.8) + values

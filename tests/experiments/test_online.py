@@ -10,8 +10,9 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import border, judging, reasoning, starts
+from experiments import border, judging, online, reasoning, starts
 from rljax.training import checkpoint
+from rljax.training import online as steps
 from rljax.training.files import RunError
 from tests.envs import odd_verifiers
 from tests.experiments.logged_runs import rows, weights
@@ -94,6 +95,52 @@ def test_without_replay_it_is_its_base_bit_for_bit(tmp_path):
         )
     assert weights(base) == weights(none)
     assert rows(none)[-1]["replay/fill"] > 0  # states are kept, and never gone on from
+
+
+# As a step of one update, which of GRPO is fresh: nothing is read before it.
+ONE_UPDATE = ("--config.loss.batch_groups=4", "--config.loss.kl_weight=0.1")
+
+
+@pytest.fixture(scope="module")
+def fresh(even, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(steps, "read_all")  # nobody may ask for it
+        return run("grpo", tmp_path_factory.mktemp("fresh") / "grpo", *ONE_UPDATE)
+
+
+def test_what_one_update_learns_is_the_same_with_nothing_read_before(
+    fresh, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(online, "fresh", lambda config: False)
+    readings, read_all = [], steps.read_all
+    monkeypatch.setattr(
+        steps, "read_all", lambda *of: readings.append(1) or read_all(*of)
+    )
+    read = run("grpo", tmp_path / "read", *ONE_UPDATE)
+    for a, b in zip(rows(fresh), rows(read), strict=True):
+        assert a.keys() == b.keys()
+        np.testing.assert_allclose(
+            [math.nan if x is None else x for x in a.values()],
+            [math.nan if x is None else x for x in b.values()],
+            rtol=2e-3, atol=2e-4,
+        )  # fmt: skip
+    last = rows(fresh)[-1]
+    assert last["rollout/kl"] > 0 and last["train/grad_norm"] > 0
+    assert len(readings) == 3
+
+
+def test_without_replay_fresh_grpo_is_itself_bit_for_bit(fresh, tmp_path):
+    """Though replay has the answers read, for their entropy."""
+    none = run(
+        "rrl", tmp_path / "rrl", *ONE_UPDATE, "--config.base=grpo",
+        "--config.replay.share=0.0",
+    )  # fmt: skip
+    for a, b in zip(rows(fresh), rows(none), strict=True):
+        gap = "rollout/sampler_gap"
+        a, b = ({k: v for k, v in row.items() if k != gap} for row in (a, b))
+        assert same(a, {k: v for k, v in b.items() if k in a})
+    assert weights(fresh) == weights(none)
+    assert rows(none)[-1]["replay/fill"] > 0
 
 
 def test_grpo_alone_and_with_replay(tmp_path):
