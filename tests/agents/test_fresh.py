@@ -96,6 +96,7 @@ def test_without_a_divergence_the_reference_is_never_read():
     assert int(new.skipped) == 0 and "rollout/kl" not in told
     reading = jax.jit(agent.read)(lost, batch.texts)
     assert np.isfinite(reading.entropy).all()
+    np.testing.assert_array_equal(reading.reference_log_prob, 0)
 
 
 def test_eight_devices_are_one():

@@ -1,9 +1,13 @@
 """Our side of the benchmark is a whole step, and the model is the one it says."""
 
+import dataclasses
+
 import numpy as np
+import pytest
 
 from benchmarks import common, decode, decode_ways, grpo, grpo_peer
 from rljax.models.config import ModelConfig
+from rljax.training import online
 
 MODEL = ModelConfig(
     vocab_size=37,
@@ -27,6 +31,14 @@ def test_a_step_draws_whole_answers_and_learns_from_them():
     assert set(taken) == {"generate", "update", "whole"}
     assert taken["whole"] > taken["generate"] + taken["update"]
     assert grpo.split_of("step", clock).startswith("step, ms: generate ")
+
+
+def test_a_fresh_agent_has_one_update_a_step():
+    parts = grpo.parts_of(SIZE, 0.0, grpo.Clock())
+    for more in (dict(batch_groups=2), dict(epochs=2)):
+        sizes = dataclasses.replace(parts.sizes, **more)
+        with pytest.raises(ValueError, match="fresh, but has 2 updates a step"):
+            online.make(parts._replace(sizes=sizes))
 
 
 def test_log_probs_are_of_the_answers():
