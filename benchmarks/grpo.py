@@ -1,11 +1,11 @@
 """A whole step of GRPO against google-tunix, same weights, prompts and threads.
 
 `python -m benchmarks.grpo [--json=FILE] [--peer=PYTHON]`. A step draws some answers to
-each prompt, judges them, reads what the loss needs and takes one update; tokens a
-second are those drawn, over all of it. The peer runs in an environment of its own, made
-by `make peers`, as a process that takes its steps between ours. Nothing ends an answer
-early on either side, so that all have one length. Both learn in float32 by Adam, with
-one update a step and clipped ratios of tokens.
+each prompt, judges them and takes one update, for which neither side reads the old
+log-probabilities; tokens a second are those drawn, over all of it. The peer runs in an
+environment of its own, made by `make peers`, as a process that takes its steps between
+ours. Nothing ends an answer early on either side, so that all have one length. Both
+learn in float32 by Adam, with one update a step and clipped ratios of tokens.
 
 Our rows hold a prompt with all its answers, so that it is read once for them all; our
 layers are compiled one by one, as the peer's are.
