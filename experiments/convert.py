@@ -3,9 +3,11 @@
     python -m experiments.convert --model=PATH --out=DIR [--dtype=bfloat16]
 
 PATH is a Hugging Face folder, a GGUF or llama2.c file, `smollm2`, or the workdir of a
-run (`--update=N` takes another checkpoint than the newest). transformers and vLLM open
-what is written; `heads.json` says how to read the Q or V head, which they have no place
-for. An adapter is merged, and lies in `adapter/` besides, for PEFT.
+run (`--update=N` takes another checkpoint than the newest; of a run on problems or logs
+the policy alone is written, an adapter merged: its critic is in hf/ once it has ended).
+transformers and vLLM open what is written; `heads.json` says how to read the Q or V
+head, which they have no place for. An adapter of other runs is merged, and lies in
+`adapter/` besides, for PEFT.
 """
 
 import dataclasses
@@ -17,8 +19,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import config_dict
 
-from experiments import border, language_model
+from experiments import border, language_model, starts
 from rljax.models import (
     heads_file,
     hf_folder,
@@ -198,6 +201,8 @@ def _of_workdir(
         checkpoint.verify(folder, update)
     if update is None:
         raise RunError(f"{path} has no checkpoint yet")
+    if "env" not in record["config"]:
+        return _of_texts(path, record, update)
     tokens = tokenizers.load(path / "hf")
     run, params = record["config"], checkpoint.read_params(folder, update)
     model = language_model.of_run(run, tokens)
@@ -221,6 +226,30 @@ def _of_workdir(
         model_card.text(_facts(path, record, update)), _json(base / GENERATION),
         None if model.adapter is None else (params["actor"], model.adapter),
         run["model"].get("path", ""),
+    )  # fmt: skip
+
+
+def _of_texts(path: pathlib.Path, record: dict[str, Any], update: int) -> Source:
+    """The policy alone of a run on texts, such as OREO's or PPO's."""
+    run = config_dict.ConfigDict(record["config"])
+    start = starts.choose_start(run)
+    params = checkpoint.read_params(path / "checkpoints", update)
+    frozen = None if start.adapter is None else start.weights()
+    whole = start.texts.join(frozen, params["actor"])
+    facts = model_card.Facts(
+        name=path.resolve().name,
+        base_model=run.model.path or start.origin,
+        method=f"update {update} of a run",
+        command=record.get("command", ""),
+        seeds=(run.seed,),
+        data=f"what the run was told to learn from, up to update {update}",
+        task=run.task.name,
+        metrics={},
+        versions=record["versions"],
+    )
+    return Source(
+        start.config, lora.fold(whole, start.config), start.tokenizer, None,
+        start.eos_ids, {}, None, None, model_card.text(facts), {},
     )  # fmt: skip
 
 

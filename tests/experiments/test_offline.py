@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import border
+from experiments import border, convert
 from rljax.data import logs
 from rljax.training.files import RunError
 from tests.experiments import logged_runs
@@ -25,6 +25,11 @@ def test_a_run_that_goes_on_is_one_that_never_stopped(begun, tmp_path, method):
     assert rows(again) == rows(whole)
     assert [row["updates"] for row in rows(whole)] == list(range(11))
     assert weights(again) == weights(whole)
+    for update in (8, 10):
+        made = tmp_path / str(update)
+        made.mkdir()
+        convert.convert(str(whole), str(made / "hf"), update=update)
+        assert (weights(made) == weights(whole)) == (update == 10)
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["updates"] == 10 and summary["items"] == 72
     assert set(summary["after"]) == {"arithmetic"}
@@ -57,6 +62,8 @@ def test_two_devices_are_one(begun, tmp_path):
 def test_adapters_learn_and_are_merged_into_what_is_written(begun, tmp_path):
     path = run("oreo", tmp_path / "run", *on(begun, "--config.lora.rank=2"))
     assert weights(path) != weights(begun / "sft")
+    convert.convert(str(path), str(tmp_path / "hf"))
+    assert weights(tmp_path) == weights(path)
 
 
 def test_a_collection_goes_on_and_gives_one_log(begun, tmp_path):
