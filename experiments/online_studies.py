@@ -20,7 +20,6 @@ TASK = {
     "task.signs": "+",
     "task.hasty": 0.9,
     "task.solved_size": 6_000,
-    "task.train_size": 256,
     "task.dev_size": 200,
     "task.test_size": 1_000,
 }
@@ -36,6 +35,7 @@ BASE = {
 
 # What all runs have in common: they end when they have sampled so many tokens.
 COMMON: Mapping[str, Any] = {
+    "task.train_size": 256,
     "rollout.tokens": 200_000,
     "rollout.groups": 16,
     "rollout.samples": 8,
