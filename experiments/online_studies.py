@@ -51,6 +51,7 @@ COMMON: Mapping[str, Any] = {
 STEPS = {0.0: 34, 0.25: 36, 0.5: 38, 0.95: 48}  # about as long as the tokens last
 _PPO = {"optimizer.learning_rate": 2e-4, "ppo.learning_rate": 6e-4, "ppo.warmup": 5}
 _GRPO = {"optimizer.learning_rate": 2e-4}
+_FLOOR = {"ppo.least_deviation": 0.1}
 
 
 def _cell(method: str, share: float, seeds=REPORTED, **more: Any) -> Cell:
@@ -58,8 +59,15 @@ def _cell(method: str, share: float, seeds=REPORTED, **more: Any) -> Cell:
     return Cell(method, settings, tuple(seeds))
 
 
-def _rrl(share: float = 0.25, base: str = "ppo", seeds=REPORTED, **more: Any) -> Cell:
-    settings = _PPO if base == "ppo" else _GRPO
+def _rrl(
+    share: float = 0.25,
+    base: str = "ppo",
+    seeds=REPORTED,
+    settings: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Cell:
+    if settings is None:
+        settings = _PPO if base == "ppo" else _GRPO
     named = {f"replay.{name}": value for name, value in more.items()}
     shares = {"base": base, "replay.share": share, "replay.most": max(share, 0.5)}
     shares |= {"replay.state_tokens": 40}
@@ -82,6 +90,9 @@ STUDIES: Mapping[str, Mapping[str, Cell]] = {
         "bandit": _rrl(choice="bandit"),
         "grpo": _cell("grpo", 0.0, **_GRPO),
         "rrl_grpo": _rrl(base="grpo"),
+        # Where nothing is right the critic's errors are not blown up to variance 1.
+        "ppo_floor": _cell("ppo", 0.0, **_PPO, **_FLOOR),
+        "rrl_floor": _rrl(settings=_PPO | _FLOOR),
     },
     "ablations": {
         "rrl": _rrl(seeds=FEWER),
