@@ -1,46 +1,46 @@
 """Log-probabilities of tokens from hidden states, without logits of all tokens.
 
 A vocabulary of 150,000 makes logits the largest array of a language model's update,
-and naive code holds three of their size. Here hidden states are taken in chunks: a
-chunk's logits are made, used and dropped, and made again where a gradient is wanted.
+and naive code holds three of their size. Here a part of the logits is made, used and
+dropped, and made again where a gradient is wanted.
 
 * `token_scores` gives log-probability, entropy and KL of each token, for losses that
-  first need all of them (sums over an answer).
-* `chunked_loss` is told the loss of one token; it takes the gradient of a chunk while
-  its logits are there, so they are made once.
+  first need all of them (sums over an answer). Its parts are columns of the vocabulary.
+* `chunked_loss` is told the loss of one token; it takes the gradient of a chunk of
+  tokens while their logits are there, so they are made once.
+
+Either does without what its loss does not use: entropy and KL cost passes over the
+logits, and so do their gradients.
 
 Shape letters: N tokens, D width, V vocabulary, C tokens of a chunk.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import custom_vjp_primal_tree_values
 
 from rljax.losses.masked import widen
+from rljax.losses.vocabulary import (
+    Found,
+    Scores,
+    Source,
+    into_product,
+    join,
+    logits_of,
+    product_of,
+    pull_back,
+    read,
+    scores_of,
+)
 from rljax.types import PyTree
 
 CHUNK = 256  # tokens: 150 MB of float32 logits where the vocabulary is 150,000
-
-
-class Scores(NamedTuple):
-    """What is known of each token; float32 [...], one number a token."""
-
-    log_prob: jax.Array  # log p(a)
-    entropy: jax.Array  # - sum_v p(v) log p(v)
-    kl: jax.Array  # sum_v p(v) (log p(v) - log q(v)); 0 without a reference
-    reference_log_prob: jax.Array  # log q(a), a constant; 0 without a reference
-
-
-class Source(NamedTuple):
-    """Where logits come from: softcap(hidden W)."""
-
-    hidden: jax.Array  # [..., D]
-    unembedding: jax.Array  # [D, V]
-
+LANES = 128  # columns at a time are a multiple of it: fewer, and overhead is the cost
 
 # (scores of C tokens, aux of C tokens) -> loss of each [C], and what is to be summed
 # up beside it, a tree of float [C].
@@ -70,17 +70,21 @@ def token_scores(
       ids: int [...], the tokens.
       reference: hidden states [..., D'] and unembedding [D', V] of another policy.
       cap: of the logits, the reference's too; None for none.
-      chunk: C; logits of so many tokens are in memory at a time.
+      chunk: C; so many tokens' worth of logits, C V, is in memory at a time, or 128 for
+        each token where that is more.
 
     Returns:
-      Scores [...]. Entropy, too, costs a pass over the logits; where it goes unused
-      the compiler drops it.
+      Scores [...].
 
     Raises:
       AssertionError: if shapes disagree.
     """
     _check(hidden, unembedding, ids, reference, chunk)
-    return _token_scores(cap, chunk, hidden, unembedding, ids, reference)
+    shape = ids.shape
+    hidden, ids, reference = _flattened(hidden, ids, reference)
+    policy = Source(hidden, unembedding)
+    scores = _token_scores(cap, chunk, policy, ids, reference)
+    return Scores(*(x.reshape(shape) for x in scores))
 
 
 def chunked_loss(
@@ -109,7 +113,7 @@ def chunked_loss(
       aux: a tree of arrays [..., *]; constants.
       reference: see `token_scores`.
       cap: see `token_scores`.
-      chunk: C.
+      chunk: C tokens are taken together.
 
     Returns:
       The loss, float32 [], and the sums over tokens of what `per_token` gives beside
@@ -122,7 +126,9 @@ def chunked_loss(
     for leaf in jax.tree.leaves(aux):
         chex.assert_shape(leaf, (*ids.shape, ...))
     static = (per_token, cap, chunk)
-    return _chunked_loss(static, hidden, unembedding, ids, aux, reference)
+    aux = jax.tree.map(lambda x: x.reshape(ids.size, *x.shape[ids.ndim :]), aux)
+    hidden, ids, reference = _flattened(hidden, ids, reference)
+    return _chunked_loss(static, Source(hidden, unembedding), ids, aux, reference)
 
 
 def _check(hidden, unembedding, ids, reference, chunk) -> None:
@@ -138,208 +144,165 @@ def _check(hidden, unembedding, ids, reference, chunk) -> None:
         raise ValueError(f"chunk is {chunk}; it must be at least 1")
 
 
-class _Chunk(NamedTuple):
-    """What a chunk's logits hold."""
-
-    logits: jax.Array  # float32 [C, V]
-    log_p: jax.Array  # float32 [C, V]
-    log_q: jax.Array | None  # float32 [C, V]
-
-
-def _product(hidden: jax.Array, matrix: jax.Array) -> jax.Array:
-    wide = jnp.promote_types(matrix.dtype, jnp.float32)
-    return jnp.matmul(hidden.astype(matrix.dtype), matrix, preferred_element_type=wide)
+def _flattened(hidden, ids, reference):
+    """Hidden states [N, D], tokens [N], and the reference of as many."""
+    if reference is not None:
+        other = reference.hidden
+        reference = reference._replace(hidden=other.reshape(-1, other.shape[-1]))
+    return hidden.reshape(-1, hidden.shape[-1]), ids.reshape(-1), reference
 
 
-def _logits(source: Source, cap: float | None) -> jax.Array:
-    found = _product(*source)
-    return found if cap is None else cap * jnp.tanh(found / cap)
+def _by_columns(step: Callable, carry: Any, size: tuple[int, int], chunk: int):
+    """Runs `step` over columns of the logits [N, V] of all tokens, few at a time.
+
+    Parts of the vocabulary rather than of the tokens: a column of the unembedding's
+    gradient is then written once, and not added up over parts, each of which would
+    read and write all of it; and what is in memory is as much.
+
+    Args:
+      step: (carry, first column, count of columns) -> (carry, out). The last part may
+        have fewer columns than the others, so it is traced for both.
+      carry: what the first step is given.
+      size: (N, V).
+      chunk: C; a part's logits and exponentials are about C V numbers, or those of
+        LANES columns if they are more.
+
+    Returns:
+      The last carry, and outs stacked.
+    """
+    tokens, columns = size
+    parts = max(-(-2 * tokens // chunk), 1)
+    width = min(-(-columns // (parts * LANES)) * LANES, columns)
+    whole, rest = divmod(columns, width)
+
+    def one(carry, start):
+        return step(carry, start, width)
+
+    carry, out = jax.lax.scan(one, carry, width * jnp.arange(whole))
+    if rest:
+        carry, last = step(carry, whole * width, rest)
+        out = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), out, last)
+    return carry, out
 
 
-def _read(policy: Source, reference: Source | None, cap: float | None) -> _Chunk:
-    """Log-probabilities of all tokens of the vocabulary, for a chunk."""
-    logits = _logits(policy, cap)
-    log_q = None if reference is None else jax.nn.log_softmax(_logits(reference, cap))
-    return _Chunk(logits, jax.nn.log_softmax(logits), log_q)
+def _columns(source: Source, start: jax.Array | int, width: int) -> Source:
+    """The source of some columns of the logits."""
+    matrix = source.unembedding
+    found = jax.lax.dynamic_slice_in_dim(matrix, start, width, axis=1)
+    return source._replace(unembedding=found)
 
 
-def _scores(found: _Chunk, ids: jax.Array) -> Scores:
-    """The numbers of each token of a chunk."""
+def _find(
+    cap: float | None, chunk: int, policy: Source, ids, reference: Source | None
+) -> Found:
+    """Scores of tokens [N]."""
 
-    def picked(of_all):
-        return jnp.take_along_axis(of_all, ids[:, None], axis=-1)[:, 0]
+    def one(_, start, width):
+        of_policy = logits_of(_columns(policy, start, width), cap)
+        other = None
+        if reference is not None:
+            other = logits_of(_columns(reference, start, width), cap)
+        return None, read(of_policy, other, ids - start)
 
-    p = jnp.exp(found.log_p)
-    # A token that a policy rules out has p = 0 and log p = -inf; p log p is 0 there.
-    own = jnp.where(p > 0, found.log_p, 0.0)
-    entropy = -jnp.sum(p * own, axis=-1)
-    if found.log_q is None:
-        zero = jnp.zeros_like(entropy)
-        return Scores(picked(found.log_p), entropy, zero, zero)
-    other = jnp.where(p > 0, found.log_q, 0.0)
-    kl = jnp.sum(p * (own - other), axis=-1)
-    return Scores(picked(found.log_p), entropy, kl, picked(found.log_q))
-
-
-def _into_logits(
-    found: _Chunk, scores: Scores, ids: jax.Array, ct: Scores, cap: float | None
-) -> jax.Array:
-    """Cotangent of the product hidden W, float32 [C, V]."""
-    p = jnp.exp(found.log_p)
-    own = jnp.where(p > 0, found.log_p, 0.0)
-    inner = ct.log_prob[:, None] + ct.entropy[:, None] * (own + scores.entropy[:, None])
-    if found.log_q is not None:
-        other = jnp.where(p > 0, found.log_q, 0.0)
-        inner -= ct.kl[:, None] * (own - other - scores.kl[:, None])
-    rows = jnp.arange(len(ids))
-    of_logits = (-p * inner).at[rows, ids].add(ct.log_prob)
-    if cap is not None:
-        of_logits = of_logits * (1.0 - jnp.square(found.logits / cap))
-    return of_logits
-
-
-def _pull_back(of_logits: jax.Array, policy: Source) -> tuple[jax.Array, jax.Array]:
-    """Cotangents of hidden [C, D] and, in float32, of the unembedding [D, V]."""
-    narrow = of_logits.astype(policy.unembedding.dtype)
-    of_hidden = _product(narrow, policy.unembedding.T)
-    of_matrix = _product(policy.hidden.T, narrow)
-    return of_hidden.astype(policy.hidden.dtype), of_matrix
-
-
-def _cut(tree: PyTree, shape: tuple[int, ...], chunk: int) -> PyTree:
-    """Leaves [..., *] as chunks [N / C, C, *], filled up with zeros."""
-    total = 1
-    for size in shape:
-        total *= size
-    size = min(chunk, max(total, 1))
-
-    def one(x):
-        flat = x.reshape(total, *x.shape[len(shape) :])
-        pad = [(0, -total % size)] + [(0, 0)] * (flat.ndim - 1)
-        return jnp.pad(flat, pad).reshape(-1, size, *flat.shape[1:])
-
-    return jax.tree.map(one, tree)
-
-
-def _glue(tree: PyTree, shape: tuple[int, ...]) -> PyTree:
-    """The inverse of `_cut`."""
-
-    def one(x):
-        flat = x.reshape(-1, *x.shape[2:])
-        total = 1
-        for size in shape:
-            total *= size
-        return flat[:total].reshape(*shape, *flat.shape[1:])
-
-    return jax.tree.map(one, tree)
-
-
-def _parts(hidden, ids, reference, chunk):
-    """Chunks of hidden states, tokens, and the reference's hidden states."""
-    other = None if reference is None else reference.hidden
-    return _cut((hidden, ids, other), ids.shape, chunk)
-
-
-def _beside(reference: Source | None, other: jax.Array | None) -> Source | None:
-    if reference is None or other is None:
-        return None
-    return Source(other, reference.unembedding)
+    size = len(ids), policy.unembedding.shape[1]
+    _, parts = _by_columns(one, None, size, chunk)
+    return join(parts)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _token_scores(cap, chunk, hidden, unembedding, ids, reference):
-    def one(part):
-        hidden, ids, other = part
-        found = _read(Source(hidden, unembedding), _beside(reference, other), cap)
-        return _scores(found, ids)
-
-    scores = jax.lax.map(one, _parts(hidden, ids, reference, chunk))
-    return _glue(scores, ids.shape)
+def _token_scores(cap, chunk, policy, ids, reference):
+    return _find(cap, chunk, policy, ids, reference).scores
 
 
-def _token_scores_forward(cap, chunk, hidden, unembedding, ids, reference):
-    scores = _token_scores(cap, chunk, hidden, unembedding, ids, reference)
-    return scores, (hidden, unembedding, ids, reference)
+def _token_scores_forward(cap, chunk, policy, ids, reference):
+    kept = custom_vjp_primal_tree_values((policy, ids, reference))
+    found = _find(cap, chunk, *kept)
+    return found.scores, (*kept, found)
 
 
 def _token_scores_backward(cap, chunk, kept, ct):
-    hidden, unembedding, ids, reference = kept
-    parts = (_parts(hidden, ids, reference, chunk), _cut(ct, ids.shape, chunk))
+    policy, ids, reference, found = kept
+    matrix = policy.unembedding
 
-    def one(total, part):
-        (hidden, ids, other), ct = part
-        policy = Source(hidden, unembedding)
-        found = _read(policy, _beside(reference, other), cap)
-        of_logits = _into_logits(found, _scores(found, ids), ids, ct, cap)
-        of_hidden, of_matrix = _pull_back(of_logits, policy)
-        return total + of_matrix, of_hidden
+    def one(carry, start, width):
+        of_hidden, of_matrix = carry
+        part = _columns(policy, start, width)
+        other = None
+        if reference is not None:
+            other = logits_of(_columns(reference, start, width), cap)
+        own = logits_of(part, cap)
+        of_product = into_product(own, other, ids - start, found, ct, cap)
+        more, of_columns = pull_back(of_product, part)
+        of_matrix = jax.lax.dynamic_update_slice_in_dim(
+            of_matrix, of_columns.astype(of_matrix.dtype), start, axis=1
+        )
+        return (of_hidden + more, of_matrix), None
 
-    wide = jnp.promote_types(unembedding.dtype, jnp.float32)
-    total, of_hidden = jax.lax.scan(one, jnp.zeros(unembedding.shape, wide), parts)
-    of_hidden = _glue(of_hidden, ids.shape)
-    return of_hidden, total.astype(unembedding.dtype), None, None
+    wide = jnp.promote_types(matrix.dtype, jnp.float32)
+    carry = jnp.zeros(policy.hidden.shape, wide), jnp.zeros_like(matrix)
+    size = len(ids), matrix.shape[1]
+    (of_hidden, of_matrix), _ = _by_columns(one, carry, size, chunk)
+    return Source(of_hidden.astype(policy.hidden.dtype), of_matrix), None, None
 
 
-_token_scores.defvjp(_token_scores_forward, _token_scores_backward)
+_token_scores.defvjp(_token_scores_forward, _token_scores_backward, symbolic_zeros=True)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _chunked_loss(static, hidden, unembedding, ids, aux, reference):
+def _chunked_loss(static, policy, ids, aux, reference):
     per_token, cap, chunk = static
-    parts = (_parts(hidden, ids, reference, chunk), _real(ids, chunk))
-    parts = (*parts, _cut(aux, ids.shape, chunk))
-
-    def one(part):
-        (hidden, ids, other), real, aux = part
-        found = _read(Source(hidden, unembedding), _beside(reference, other), cap)
-        return _sums(per_token(_scores(found, ids), aux), real)
-
-    return jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.lax.map(one, parts))
+    scores = _find(cap, chunk, policy, ids, reference).scores
+    return _sums(per_token(scores, aux), jnp.ones(ids.shape, bool))
 
 
-def _chunked_loss_forward(static, hidden, unembedding, ids, aux, reference):
+def _chunked_loss_forward(static, policy, ids, aux, reference):
     per_token, cap, chunk = static
-    parts = (_parts(hidden, ids, reference, chunk), _real(ids, chunk))
-    parts = (*parts, _cut(aux, ids.shape, chunk))
+    hidden, matrix = policy
+    other = None if reference is None else reference.hidden
+    real = jnp.ones(ids.shape, bool)
+    parts = _cut((hidden, ids, other, aux, real), chunk)
 
     def one(total, part):
-        (hidden, ids, other), real, aux = part
-        policy = Source(hidden, unembedding)
-        found = _read(policy, _beside(reference, other), cap)
-        scores = _scores(found, ids)
+        hidden, ids, other, aux, real = part
+        if reference is not None:
+            other = logits_of(reference._replace(hidden=other), cap)
 
-        def loss(scores):
+        def loss(product):
+            # Through autodiff, which knows what scores `per_token` leaves unused.
+            scores = scores_of(cap, product, ids, other)
             return _sums(per_token(scores, aux), real)
 
-        summed, pull, beside = jax.vjp(loss, scores, has_aux=True)
-        (ct,) = pull(jnp.ones_like(summed))
-        of_logits = _into_logits(found, scores, ids, ct, cap)
-        of_hidden, of_matrix = _pull_back(of_logits, policy)
-        return total + of_matrix, (of_hidden, (summed, beside))
+        part = Source(hidden, matrix)
+        summed, pull, beside = jax.vjp(loss, product_of(*part), has_aux=True)
+        (of_product,) = pull(jnp.ones_like(summed))
+        of_hidden, of_matrix = pull_back(of_product, part)
+        return total + of_matrix, (of_hidden.astype(hidden.dtype), (summed, beside))
 
-    wide = jnp.promote_types(unembedding.dtype, jnp.float32)
-    total, (of_hidden, sums) = jax.lax.scan(
-        one, jnp.zeros(unembedding.shape, wide), parts
-    )
+    wide = jnp.promote_types(matrix.dtype, jnp.float32)
+    total, (of_hidden, sums) = jax.lax.scan(one, jnp.zeros(matrix.shape, wide), parts)
     out = jax.tree.map(lambda x: jnp.sum(x, axis=0), sums)
-    of_hidden = _glue(of_hidden, ids.shape)
-    return out, (of_hidden, total.astype(unembedding.dtype))
+    of_hidden = of_hidden.reshape(-1, hidden.shape[1])[: len(ids)]
+    return out, Source(of_hidden, total.astype(matrix.dtype))
 
 
 def _chunked_loss_backward(static, kept, ct):
-    of_hidden, of_matrix = kept
     factor, _ = ct  # what is summed beside the loss is a constant
-    scaled = (factor * of_hidden).astype(of_hidden.dtype)
-    of_matrix = (factor * of_matrix).astype(of_matrix.dtype)
-    return scaled, of_matrix, None, None, None
+    scaled = jax.tree.map(lambda x: (factor * x).astype(x.dtype), kept)
+    return scaled, None, None, None
 
 
 _chunked_loss.defvjp(_chunked_loss_forward, _chunked_loss_backward)
 
 
-def _real(ids: jax.Array, chunk: int) -> jax.Array:
-    """Which tokens of the chunks are no filling, bool [N / C, C]."""
-    return _cut(jnp.ones(ids.shape, bool), ids.shape, chunk)
+def _cut(tree: PyTree, chunk: int) -> PyTree:
+    """Leaves [N, *] as chunks [N / C, C, *], filled up with zeros."""
+
+    def one(x):
+        size = min(chunk, max(len(x), 1))
+        pad = [(0, -len(x) % size)] + [(0, 0)] * (x.ndim - 1)
+        return jnp.pad(x, pad).reshape(-1, size, *x.shape[1:])
+
+    return jax.tree.map(one, tree)
 
 
 def _sums(found: tuple[jax.Array, PyTree], real: jax.Array) -> tuple[jax.Array, Any]:

@@ -12,7 +12,8 @@ import pytest
 from rljax.losses import token_logprob
 from rljax.losses.token_logprob import Scores, Source
 
-D, V, SHAPE = 5, 13, (3, 7)  # 21 tokens: no multiple of a chunk of 4
+# 21 tokens, no multiple of a chunk of 4, and 300 columns, taken 128 at a time.
+D, V, SHAPE = 5, 300, (3, 7)
 
 
 def drawn(dtype=jnp.float32):
@@ -105,6 +106,102 @@ def test_the_chunked_loss_is_the_sum_over_tokens(chunk):
     chex.assert_trees_all_close(grads(ours), grads(theirs), rtol=3e-5, atol=2e-4)
 
 
+USES = {
+    "log_prob": lambda s: jnp.sin(s.log_prob),
+    "entropy": lambda s: s.entropy**2,
+    "kl": lambda s: 3 * s.kl,
+    "log_prob, entropy": lambda s: s.log_prob * s.entropy,
+    "entropy, kl": lambda s: s.entropy * s.kl,
+    "all": lambda s: s.log_prob + s.entropy * s.kl,
+    "none": lambda s: s.reference_log_prob,
+}
+
+
+@pytest.mark.parametrize("way", ["jit", "remat", "scan", "vmap"])
+@pytest.mark.parametrize("use", USES)
+def test_gradients_of_a_loss_that_uses_some_scores(use, way):
+    hidden, matrix, ids, reference = drawn()
+
+    def rows(score, hidden, matrix):
+        """The loss of each text by itself, and their sum."""
+
+        def row(hidden, ids, other):
+            beside = reference._replace(hidden=other)
+            return jnp.sum(USES[use](score(hidden, matrix, ids, beside)))
+
+        of_all = hidden, ids, reference.hidden
+        if way == "vmap":
+            return jnp.sum(jax.vmap(row)(*of_all))
+        if way == "scan":
+            step = lambda total, of_one: (total + row(*of_one), None)  # noqa: E731
+            return jax.lax.scan(step, 0.0, of_all)[0]
+        return (jax.checkpoint(row) if way == "remat" else row)(*of_all)
+
+    def grads(score):
+        of = jax.grad(functools.partial(rows, score), argnums=(0, 1))
+        return jax.jit(of)(hidden, matrix)
+
+    ours = functools.partial(token_logprob.token_scores, chunk=4)
+    chex.assert_trees_all_close(grads(ours), grads(naive), rtol=2e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_gradients_of_a_chunked_loss_that_uses_some_scores(use):
+    hidden, matrix, ids, reference = drawn()
+
+    def ours(hidden, matrix):
+        def per_token(scores, _):
+            return USES[use](scores), scores.entropy
+
+        return token_logprob.chunked_loss(
+            hidden, matrix, ids, per_token, (), reference, chunk=4
+        )[0]
+
+    def theirs(hidden, matrix):
+        return jnp.sum(USES[use](naive(hidden, matrix, ids, reference)))
+
+    def grads(loss):
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(hidden, matrix)
+
+    chex.assert_trees_all_close(grads(ours), grads(theirs), rtol=2e-5, atol=1e-4)
+
+
+def whole_loss(use):
+    def loss(hidden, matrix, ids, reference):
+        scores = token_logprob.token_scores(hidden, matrix, ids, reference, chunk=4)
+        return jnp.sum(use(scores))
+
+    return loss
+
+
+def loss_by_chunks(use):
+    def loss(hidden, matrix, ids, reference):
+        def per_token(scores, _):
+            return use(scores), ()
+
+        return token_logprob.chunked_loss(
+            hidden, matrix, ids, per_token, (), reference, chunk=4
+        )[0]
+
+    return loss
+
+
+@pytest.mark.parametrize("loss", [whole_loss, loss_by_chunks])
+def test_scores_that_go_unused_cost_nothing(loss):
+    hidden, matrix, ids, reference = drawn()
+
+    def work(use, beside):
+        grad = jax.jit(jax.grad(loss(use), argnums=(0, 1)))
+        analysis: Any = grad.lower(hidden, matrix, ids, beside).compile()
+        return analysis.cost_analysis()["flops"]
+
+    lean = work(lambda s: s.log_prob, None)
+    tokens, columns = 4, 128  # what is in a loop's body at least
+    assert lean + tokens * columns < work(lambda s: s.log_prob + s.entropy, None)
+    # Three products with the policy, and the reference is not even read.
+    assert lean == pytest.approx(work(lambda s: s.log_prob, reference), rel=0.02)
+
+
 def test_under_pmap_each_device_has_its_own_tokens():
     count = len(jax.devices())
     hidden, matrix, ids, reference = drawn()
@@ -125,21 +222,23 @@ def test_under_pmap_each_device_has_its_own_tokens():
     np.testing.assert_allclose(found, whole, rtol=2e-5, atol=2e-4)
 
 
-def test_gradients_of_bfloat16_weights_are_summed_in_float32():
+@pytest.mark.parametrize("loss", [whole_loss, loss_by_chunks])
+def test_gradients_of_bfloat16_weights_are_summed_in_float32(loss):
     hidden, matrix, ids, _ = drawn(jnp.bfloat16)
+    hidden, ids = (jnp.tile(x, (20, 1, 1)[: x.ndim]) for x in (hidden, ids))
+    grad = jax.jit(jax.grad(loss(lambda s: s.log_prob), argnums=(0, 1)))
+    of_hidden, of_matrix = grad(hidden, matrix, ids, None)
+    assert of_hidden.dtype == of_matrix.dtype == jnp.bfloat16
 
-    def grad(chunk):
-        def loss(matrix):
-            scores = token_logprob.token_scores(hidden, matrix, ids, chunk=chunk)
-            return jnp.sum(scores.log_prob)
+    def exact(hidden, matrix):
+        return jnp.sum(naive(hidden, matrix, ids).log_prob)
 
-        return jax.grad(loss)(matrix)
-
-    assert grad(1).dtype == jnp.bfloat16
-    # One token at a time: a sum in bfloat16 would lose most of its 8 bits.
-    np.testing.assert_allclose(
-        grad(1).astype(jnp.float32), grad(21).astype(jnp.float32), rtol=1e-2, atol=1e-2
-    )
+    wide = (x.astype(jnp.float32) for x in (hidden, matrix))
+    in_hidden, in_matrix = jax.grad(exact, argnums=(0, 1))(*wide)
+    # 420 tokens: a sum in bfloat16 would lose most of its 8 bits.
+    for mine, other in ((of_hidden, in_hidden), (of_matrix, in_matrix)):
+        error = jnp.abs(mine.astype(jnp.float32) - other)
+        assert jnp.max(error) < 6e-3 * jnp.max(jnp.abs(other))
 
 
 def test_a_token_that_is_ruled_out_leaves_entropy_and_gradient_finite():
@@ -155,7 +254,7 @@ def test_a_token_that_is_ruled_out_leaves_entropy_and_gradient_finite():
 
 
 def test_no_array_of_all_logits_is_made():
-    tokens, width, vocabulary = 64, 8, 1000
+    tokens, width, vocabulary = 64, 8, 8000
     hidden, matrix = jnp.ones((tokens, width)), jnp.ones((width, vocabulary))
     ids = jnp.zeros(tokens, jnp.int32)
 
