@@ -5,7 +5,9 @@ and naive code holds three of their size. Here a part of the logits is made, use
 dropped, and made again where a gradient is wanted.
 
 * `token_scores` gives log-probability, entropy and KL of each token, for losses that
-  first need all of them (sums over an answer). Its parts are columns of the vocabulary.
+  first need all of them (sums over an answer). Its parts are columns of the vocabulary,
+  each of whose gradient is written once; with parts of the tokens it would be read and
+  written for each part.
 * `chunked_loss` is told the loss of one token; it takes the gradient of a chunk of
   tokens while their logits are there, so they are made once.
 
@@ -17,7 +19,7 @@ Shape letters: N tokens, D width, V vocabulary, C tokens of a chunk.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -26,21 +28,19 @@ from jax.custom_derivatives import custom_vjp_primal_tree_values
 
 from rljax.losses.masked import widen
 from rljax.losses.vocabulary import (
-    Found,
     Scores,
     Source,
     into_product,
     join,
     logits_of,
-    product_of,
     pull_back,
     read,
-    scores_of,
 )
 from rljax.types import PyTree
 
 CHUNK = 256  # tokens: 150 MB of float32 logits where the vocabulary is 150,000
 LANES = 128  # columns at a time are a multiple of it: fewer, and overhead is the cost
+PARTS = 8  # of the logits of a chunk of tokens: the fastest of 1 to 32 on a CPU
 
 # (scores of C tokens, aux of C tokens) -> loss of each [C], and what is to be summed
 # up beside it, a tree of float [C].
@@ -83,7 +83,8 @@ def token_scores(
     shape = ids.shape
     hidden, ids, reference = _flattened(hidden, ids, reference)
     policy = Source(hidden, unembedding)
-    scores = _token_scores(cap, chunk, policy, ids, reference)
+    how = _remaking(cap, chunk, unembedding)
+    scores = _token_scores(how, policy, ids, reference)
     return Scores(*(x.reshape(shape) for x in scores))
 
 
@@ -152,131 +153,185 @@ def _flattened(hidden, ids, reference):
     return hidden.reshape(-1, hidden.shape[-1]), ids.reshape(-1), reference
 
 
-def _by_columns(step: Callable, carry: Any, size: tuple[int, int], chunk: int):
+class _How(NamedTuple):
+    """What is static about scores."""
+
+    cap: float | None
+    numbers: int  # logits of a part of the vocabulary, about
+    keep: bool  # whether logits are kept for the gradient, or made again
+
+
+def _remaking(cap: float | None, chunk: int, unembedding: jax.Array) -> _How:
+    """Half of what C tokens' logits take, as exponentials stand beside logits."""
+    return _How(cap, max(chunk * unembedding.shape[1] // 2, 1), keep=False)
+
+
+def _by_columns(
+    step: Callable, carry: Any, size: tuple[int, int], numbers: int, given=(None, None)
+):
     """Runs `step` over columns of the logits [N, V] of all tokens, few at a time.
 
-    Parts of the vocabulary rather than of the tokens: a column of the unembedding's
-    gradient is then written once, and not added up over parts, each of which would
-    read and write all of it; and what is in memory is as much.
-
     Args:
-      step: (carry, first column, count of columns) -> (carry, out). The last part may
-        have fewer columns than the others, so it is traced for both.
+      step: (carry, first column, count of columns, given) -> (carry, out). The last
+        part may have fewer columns than the others, so it is traced for both.
       carry: what the first step is given.
       size: (N, V).
-      chunk: C; a part's logits and exponentials are about C V numbers, or those of
-        LANES columns if they are more.
+      numbers: logits of a part; it has at least LANES columns.
+      given: outs of an earlier run, of which each step gets its own.
 
     Returns:
-      The last carry, and outs stacked.
+      The last carry; and outs, stacked but for that of a last part with fewer columns,
+      which stands behind and is None where there is no such part.
     """
     tokens, columns = size
-    parts = max(-(-2 * tokens // chunk), 1)
+    parts = max(-(-tokens * columns // numbers), 1)
     width = min(-(-columns // (parts * LANES)) * LANES, columns)
     whole, rest = divmod(columns, width)
 
-    def one(carry, start):
-        return step(carry, start, width)
+    def one(carry, part):
+        start, given = part
+        return step(carry, start, width, given)
 
-    carry, out = jax.lax.scan(one, carry, width * jnp.arange(whole))
-    if rest:
-        carry, last = step(carry, whole * width, rest)
-        out = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), out, last)
-    return carry, out
-
-
-def _columns(source: Source, start: jax.Array | int, width: int) -> Source:
-    """The source of some columns of the logits."""
-    matrix = source.unembedding
-    found = jax.lax.dynamic_slice_in_dim(matrix, start, width, axis=1)
-    return source._replace(unembedding=found)
+    carry, out = jax.lax.scan(one, carry, (width * jnp.arange(whole), given[0]))
+    if not rest:
+        return carry, (out, None)
+    carry, last = step(carry, whole * width, rest, given[1])
+    return carry, (out, last)
 
 
-def _find(
-    cap: float | None, chunk: int, policy: Source, ids, reference: Source | None
-) -> Found:
-    """Scores of tokens [N]."""
+def _logits(how, start, width, policy, reference):
+    """Logits of some columns, and the reference's."""
 
-    def one(_, start, width):
-        of_policy = logits_of(_columns(policy, start, width), cap)
-        other = None
-        if reference is not None:
-            other = logits_of(_columns(reference, start, width), cap)
-        return None, read(of_policy, other, ids - start)
+    def of(source):
+        matrix = source.unembedding
+        columns = jax.lax.dynamic_slice_in_dim(matrix, start, width, axis=1)
+        return logits_of(source._replace(unembedding=columns), how.cap)
+
+    return of(policy), None if reference is None else of(reference)
+
+
+def _find(how: _How, policy: Source, ids: jax.Array, reference: Source | None):
+    """Scores of tokens [N] and what is behind them, and logits if they are kept."""
+
+    def one(_, start, width, _given):
+        made = own, other = _logits(how, start, width, policy, reference)
+        return None, (read(own, other, ids - start), made if how.keep else None)
 
     size = len(ids), policy.unembedding.shape[1]
-    _, parts = _by_columns(one, None, size, chunk)
-    return join(parts)
+    _, (out, last) = _by_columns(one, None, size, how.numbers)
+    parts, made = out
+    if last is None:
+        return join(parts), (made, None)
+    parts = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), parts, last[0])
+    return join(parts), (made, last[1])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _token_scores(cap, chunk, policy, ids, reference):
-    return _find(cap, chunk, policy, ids, reference).scores
+def _add_gradient(how: _How, kept: tuple, total: jax.Array, ct: Scores):
+    """The gradient of hidden states, and `total` with the unembedding's added.
 
+    Columns are added in place: an array of the unembedding's size for what is to be
+    added would be written and read again.
+    """
+    policy, ids, reference, found, given = kept
 
-def _token_scores_forward(cap, chunk, policy, ids, reference):
-    kept = custom_vjp_primal_tree_values((policy, ids, reference))
-    found = _find(cap, chunk, *kept)
-    return found.scores, (*kept, found)
-
-
-def _token_scores_backward(cap, chunk, kept, ct):
-    policy, ids, reference, found = kept
-    matrix = policy.unembedding
-
-    def one(carry, start, width):
-        of_hidden, of_matrix = carry
-        part = _columns(policy, start, width)
-        other = None
-        if reference is not None:
-            other = logits_of(_columns(reference, start, width), cap)
-        own = logits_of(part, cap)
-        of_product = into_product(own, other, ids - start, found, ct, cap)
-        more, of_columns = pull_back(of_product, part)
-        of_matrix = jax.lax.dynamic_update_slice_in_dim(
-            of_matrix, of_columns.astype(of_matrix.dtype), start, axis=1
+    def one(carry, start, width, made):
+        of_hidden, total = carry
+        if made is None:
+            made = _logits(how, start, width, policy, reference)
+        own, other = made
+        of_product = into_product(own, other, ids - start, found, ct, how.cap)
+        matrix = policy.unembedding
+        columns = jax.lax.dynamic_slice_in_dim(matrix, start, width, axis=1)
+        more, of_columns = pull_back(of_product, Source(policy.hidden, columns))
+        of_columns += jax.lax.dynamic_slice_in_dim(total, start, width, axis=1)
+        total = jax.lax.dynamic_update_slice_in_dim(
+            total, of_columns.astype(total.dtype), start, axis=1
         )
-        return (of_hidden + more, of_matrix), None
+        return (of_hidden + more, total), None
 
-    wide = jnp.promote_types(matrix.dtype, jnp.float32)
-    carry = jnp.zeros(policy.hidden.shape, wide), jnp.zeros_like(matrix)
-    size = len(ids), matrix.shape[1]
-    (of_hidden, of_matrix), _ = _by_columns(one, carry, size, chunk)
-    return Source(of_hidden.astype(policy.hidden.dtype), of_matrix), None, None
+    wide = jnp.promote_types(total.dtype, jnp.float32)
+    carry = jnp.zeros(policy.hidden.shape, wide), total
+    size = len(ids), total.shape[1]
+    (of_hidden, total), _ = _by_columns(one, carry, size, how.numbers, given)
+    return of_hidden.astype(policy.hidden.dtype), total
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _token_scores(how, policy, ids, reference):
+    return _find(how, policy, ids, reference)[0].scores
+
+
+def _token_scores_forward(how, policy, ids, reference):
+    kept = custom_vjp_primal_tree_values((policy, ids, reference))
+    found, made = _find(how, *kept)
+    return found.scores, (*kept, found, made)
+
+
+def _token_scores_backward(how, kept, ct):
+    total = jnp.zeros_like(kept[0].unembedding)
+    return Source(*_add_gradient(how, kept, total, ct)), None, None
 
 
 _token_scores.defvjp(_token_scores_forward, _token_scores_backward, symbolic_zeros=True)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _summing_scores(how, hidden, total, matrix, ids, reference):
+    """Scores of a chunk of tokens, as autodiff is to see them.
+
+    What it finds as the cotangent of `total` is `total` with this chunk's gradient of
+    the matrix added. Through autodiff because that knows which scores a loss uses.
+    """
+    del total
+    return _find(how, Source(hidden, matrix), ids, reference)[0].scores
+
+
+def _summing_scores_forward(how, *arguments):
+    values = custom_vjp_primal_tree_values(arguments)
+    hidden, total, matrix, ids, reference = values
+    policy = Source(hidden, matrix)
+    found, made = _find(how, policy, ids, reference)
+    return found.scores, ((policy, ids, reference, found, made), total)
+
+
+def _summing_scores_backward(how, kept, ct):
+    of_scores, total = kept
+    of_hidden, total = _add_gradient(how, of_scores, total, ct)
+    return of_hidden, total, None, None, None
+
+
+_summing_scores.defvjp(
+    _summing_scores_forward, _summing_scores_backward, symbolic_zeros=True
+)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _chunked_loss(static, policy, ids, aux, reference):
     per_token, cap, chunk = static
-    scores = _find(cap, chunk, policy, ids, reference).scores
+    how = _remaking(cap, chunk, policy.unembedding)
+    scores = _find(how, policy, ids, reference)[0].scores
     return _sums(per_token(scores, aux), jnp.ones(ids.shape, bool))
 
 
 def _chunked_loss_forward(static, policy, ids, aux, reference):
     per_token, cap, chunk = static
     hidden, matrix = policy
+    how = _How(cap, max(chunk * matrix.shape[1] // PARTS, 1), keep=True)
     other = None if reference is None else reference.hidden
     real = jnp.ones(ids.shape, bool)
     parts = _cut((hidden, ids, other, aux, real), chunk)
 
     def one(total, part):
         hidden, ids, other, aux, real = part
-        if reference is not None:
-            other = logits_of(reference._replace(hidden=other), cap)
+        beside = reference and reference._replace(hidden=other)
 
-        def loss(product):
-            # Through autodiff, which knows what scores `per_token` leaves unused.
-            scores = scores_of(cap, product, ids, other)
+        def loss(hidden, total):
+            scores = _summing_scores(how, hidden, total, matrix, ids, beside)
             return _sums(per_token(scores, aux), real)
 
-        part = Source(hidden, matrix)
-        summed, pull, beside = jax.vjp(loss, product_of(*part), has_aux=True)
-        (of_product,) = pull(jnp.ones_like(summed))
-        of_hidden, of_matrix = pull_back(of_product, part)
-        return total + of_matrix, (of_hidden.astype(hidden.dtype), (summed, beside))
+        summed, pull, out = jax.vjp(loss, hidden, total, has_aux=True)
+        of_hidden, total = pull(jnp.ones_like(summed))
+        return total, (of_hidden, (summed, out))
 
     wide = jnp.promote_types(matrix.dtype, jnp.float32)
     total, (of_hidden, sums) = jax.lax.scan(one, jnp.zeros(matrix.shape, wide), parts)

@@ -6,12 +6,11 @@ how `token_logprob` cuts tokens or vocabulary into parts.
 Shape letters: N tokens, D width, V vocabulary, T its columns that are at hand, K parts.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
+from jax.custom_derivatives import SymbolicZero
 
 FLOOR = -1e30  # below any logit; a part with -inf alone must not come to inf - inf
 
@@ -75,10 +74,7 @@ def product_of(hidden: jax.Array, matrix: jax.Array) -> jax.Array:
 
 def logits_of(source: Source, cap: float | None) -> jax.Array:
     """Of all tokens of the source, [N, V]."""
-    return _capped(product_of(*source), cap)
-
-
-def _capped(product: jax.Array, cap: float | None) -> jax.Array:
+    product = product_of(*source)
     return product if cap is None else cap * jnp.tanh(product / cap)
 
 
@@ -177,28 +173,3 @@ def pull_back(of_product: jax.Array, policy: Source) -> tuple[jax.Array, jax.Arr
     narrow = of_product.astype(policy.unembedding.dtype)
     of_hidden = product_of(narrow, policy.unembedding.T)
     return of_hidden, product_of(policy.hidden.T, narrow)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def scores_of(cap, product, ids, other):
-    """Scores [C] of tokens from the product [C, V] behind all of their logits.
-
-    For autodiff, which says what outputs are unused; `other` are a reference's logits,
-    constants.
-    """
-    return _scores_of_forward(cap, product, ids, other)[0]
-
-
-def _scores_of_forward(cap, product, ids, other):
-    product, ids, other = custom_vjp_primal_tree_values((product, ids, other))
-    logits = _capped(product, cap)
-    found = join(jax.tree.map(lambda x: x[None], read(logits, other, ids)))
-    return found.scores, (logits, other, ids, found)
-
-
-def _scores_of_backward(cap, kept, ct):
-    logits, other, ids, found = kept
-    return into_product(logits, other, ids, found, ct, cap), None, None
-
-
-scores_of.defvjp(_scores_of_forward, _scores_of_backward, symbolic_zeros=True)

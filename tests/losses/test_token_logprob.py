@@ -133,8 +133,7 @@ def test_gradients_of_a_loss_that_uses_some_scores(use, way):
         if way == "vmap":
             return jnp.sum(jax.vmap(row)(*of_all))
         if way == "scan":
-            step = lambda total, of_one: (total + row(*of_one), None)  # noqa: E731
-            return jax.lax.scan(step, 0.0, of_all)[0]
+            return jnp.sum(jax.lax.map(lambda of_one: row(*of_one), of_all))
         return (jax.checkpoint(row) if way == "remat" else row)(*of_all)
 
     def grads(score):
@@ -225,7 +224,9 @@ def test_under_pmap_each_device_has_its_own_tokens():
 @pytest.mark.parametrize("loss", [whole_loss, loss_by_chunks])
 def test_gradients_of_bfloat16_weights_are_summed_in_float32(loss):
     hidden, matrix, ids, _ = drawn(jnp.bfloat16)
+    # 420 tokens and 12,000 columns: sums over either in bfloat16 would lose digits.
     hidden, ids = (jnp.tile(x, (20, 1, 1)[: x.ndim]) for x in (hidden, ids))
+    matrix = jnp.tile(matrix, (1, 40))
     grad = jax.jit(jax.grad(loss(lambda s: s.log_prob), argnums=(0, 1)))
     of_hidden, of_matrix = grad(hidden, matrix, ids, None)
     assert of_hidden.dtype == of_matrix.dtype == jnp.bfloat16
@@ -235,10 +236,9 @@ def test_gradients_of_bfloat16_weights_are_summed_in_float32(loss):
 
     wide = (x.astype(jnp.float32) for x in (hidden, matrix))
     in_hidden, in_matrix = jax.grad(exact, argnums=(0, 1))(*wide)
-    # 420 tokens: a sum in bfloat16 would lose most of its 8 bits.
     for mine, other in ((of_hidden, in_hidden), (of_matrix, in_matrix)):
         error = jnp.abs(mine.astype(jnp.float32) - other)
-        assert jnp.max(error) < 6e-3 * jnp.max(jnp.abs(other))
+        assert jnp.max(error) < 3e-3 * jnp.max(jnp.abs(other))
 
 
 def test_a_token_that_is_ruled_out_leaves_entropy_and_gradient_finite():
