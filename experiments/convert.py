@@ -235,6 +235,7 @@ def _of_texts(path: pathlib.Path, record: dict[str, Any], update: int) -> Source
     start = starts.choose_start(run)
     params = checkpoint.read_params(path / "checkpoints", update)
     frozen = None if start.adapter is None else start.weights()
+    _require_frozen(record["config"], frozen)
     whole = start.texts.join(frozen, params["actor"])
     facts = model_card.Facts(
         name=path.resolve().name,
@@ -260,13 +261,18 @@ def _whole(
     if model.adapter is None or model.weights is None:
         return lambda trunk: trunk
     config, adapter, base = model.config, model.adapter, model.weights()
-    there = checkpoint.digest(base)
-    if there != run["frozen"]:
+    _require_frozen(run, base)
+    return lambda trunk: lora.merge(base, trunk, config, adapter)
+
+
+def _require_frozen(run: dict[str, Any], base: Params | None) -> None:
+    """Raises RunError unless these are the weights that the run learnt beside."""
+    there = None if base is None else checkpoint.digest(base)
+    if there is not None and there != run["frozen"]:
         raise RunError(
             f"the run learnt beside weights with {run['frozen']}, and "
             f"{run['model']['path']} now has {there}: give that model back its files"
         )
-    return lambda trunk: lora.merge(base, trunk, config, adapter)
 
 
 def _facts(path: pathlib.Path, record: dict[str, Any], update: int) -> model_card.Facts:

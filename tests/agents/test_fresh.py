@@ -9,9 +9,14 @@ import pytest
 
 from rljax.agents import token_rl
 from rljax.losses import surrogate
-from rljax.training import devices
 from tests.agents import rollouts
-from tests.agents.test_token_rl import GRPO, SETTINGS, away_from_start, make
+from tests.agents.test_token_rl import (
+    GRPO,
+    SETTINGS,
+    away_from_start,
+    make,
+    require_eight_like_one,
+)
 
 FRESH = dataclasses.replace(SETTINGS, fresh=True, entropy_weight=0.01)
 READ = dataclasses.replace(FRESH, fresh=False)
@@ -100,22 +105,9 @@ def test_without_a_divergence_the_reference_is_never_read():
 
 
 def test_eight_devices_are_one():
-    results = []
-    for parallel in (devices.jit(), devices.pmap(8)):
-        agent = make(False, FRESH, axis_name=parallel.axis_name)
-
-        def run(state, batch, agent=agent):
-            state, told = agent.update(state, batch)
-            return state, batch, told
-
-        program = parallel.compile(run)
-        state = away_from_start(agent)
-        batch, _ = sampled(state, 0, parallel.num_devices)
-        for _ in range(3):
-            state, batch, told = program(state, batch)
-        results.append((state, told))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *results
+    require_eight_like_one(
+        lambda axis: make(False, FRESH, axis_name=axis),
+        lambda state, count: sampled(state, 0, count)[0],
     )
 
 

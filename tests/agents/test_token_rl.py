@@ -153,14 +153,15 @@ def test_an_update_is_adams_step_on_the_plain_losses(name):
     jax.tree.map(np.testing.assert_array_equal, new.frozen, toy.weights())
 
 
-@pytest.mark.parametrize("name", ["ppo", "gspo"])
-def test_eight_devices_are_one(name):
-    estimate, critic, weights, _, rescale = CASES[name]
+def require_eight_like_one(agent_of, batch_on):
+    """Three updates on one device and on eight come to the same.
+
+    `agent_of` makes an agent for an axis name, `batch_on` a batch for a state and a
+    number of devices.
+    """
     results = []
     for parallel in (devices.jit(), devices.pmap(8)):
-        agent = make(
-            critic, weights=weights, rescale=rescale, axis_name=parallel.axis_name
-        )
+        agent = agent_of(parallel.axis_name)
 
         def run(state, batch, agent=agent):
             state, told = agent.update(state, batch)
@@ -168,14 +169,23 @@ def test_eight_devices_are_one(name):
 
         program = parallel.compile(run)
         state = away_from_start(agent)
-        batch, _, _ = batch_of(
-            state.params["actor"], estimate, critic, parallel.num_devices
-        )
+        batch = batch_on(state, parallel.num_devices)
         for _ in range(3):
             state, batch, told = program(state, batch)
         results.append((state, told))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *results
+    )
+
+
+@pytest.mark.parametrize("name", ["ppo", "gspo"])
+def test_eight_devices_are_one(name):
+    estimate, critic, weights, _, rescale = CASES[name]
+    require_eight_like_one(
+        lambda axis: make(critic, weights=weights, rescale=rescale, axis_name=axis),
+        lambda state, count: batch_of(state.params["actor"], estimate, critic, count)[
+            0
+        ],
     )
 
 

@@ -64,6 +64,11 @@ def test_adapters_learn_and_are_merged_into_what_is_written(begun, tmp_path):
     assert weights(path) != weights(begun / "sft")
     convert.convert(str(path), str(tmp_path / "hf"))
     assert weights(tmp_path) == weights(path)
+    record = path / "config.json"
+    there = json.loads(record.read_text())["config"]["frozen"]
+    record.write_text(record.read_text().replace(there, "0" * len(there)))
+    with pytest.raises(RunError, match="give that model back its files"):
+        convert.convert(str(path), str(tmp_path / "other"))
 
 
 def test_a_collection_goes_on_and_gives_one_log(begun, tmp_path):

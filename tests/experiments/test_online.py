@@ -19,6 +19,17 @@ from tests.experiments.logged_runs import rows, weights
 from tests.experiments.online_runs import CONFIGS, evenly, run, same
 
 
+def require_alike(left, right):
+    """The same metrics in every row, but for rounding."""
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys()
+        np.testing.assert_allclose(
+            [math.nan if x is None else x for x in a.values()],
+            [math.nan if x is None else x for x in b.values()],
+            rtol=2e-3, atol=2e-4,
+        )  # fmt: skip
+
+
 @pytest.fixture(scope="module", autouse=True)
 def even():
     """Problems whose verifier counts characters."""
@@ -117,13 +128,7 @@ def test_what_one_update_learns_is_the_same_with_nothing_read_before(
         steps, "read_all", lambda *of: readings.append(1) or read_all(*of)
     )
     read = run("grpo", tmp_path / "read", *ONE_UPDATE)
-    for a, b in zip(rows(fresh), rows(read), strict=True):
-        assert a.keys() == b.keys()
-        np.testing.assert_allclose(
-            [math.nan if x is None else x for x in a.values()],
-            [math.nan if x is None else x for x in b.values()],
-            rtol=2e-3, atol=2e-4,
-        )  # fmt: skip
+    require_alike(rows(fresh), rows(read))
     last = rows(fresh)[-1]
     assert last["rollout/kl"] > 0 and last["train/grad_norm"] > 0
     assert len(readings) == 3
@@ -223,13 +228,7 @@ def test_two_devices_are_one(whole, tmp_path):
     two = run(
         "rrl", tmp_path / "two", "--config.parallel=pmap", "--config.num_devices=2"
     )
-    for a, b in zip(rows(whole), rows(two), strict=True):
-        assert a.keys() == b.keys()
-        np.testing.assert_allclose(
-            [math.nan if x is None else x for x in a.values()],
-            [math.nan if x is None else x for x in b.values()],
-            rtol=2e-3, atol=2e-4,
-        )  # fmt: skip
+    require_alike(rows(whole), rows(two))
 
 
 @pytest.mark.parametrize(
