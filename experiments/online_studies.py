@@ -80,6 +80,9 @@ _ALWAYS = {
     "proposes_below": 1.0, "refresh": 100_000, "cells": 10,
 }  # fmt: skip
 
+# States of right answers alone, wherever there are some.
+_PROVEN = {"proven": 4, "anywhere": True}
+
 STUDIES: Mapping[str, Mapping[str, Cell]] = {
     "compare": {
         "ppo": _cell("ppo", 0.0, **_PPO),
@@ -88,7 +91,9 @@ STUDIES: Mapping[str, Mapping[str, Cell]] = {
         "rrl_prototype": _rrl(0.95, **_ALWAYS),
         "random_cuts": _rrl(where="random"),
         "bandit": _rrl(choice="bandit"),
+        "proven": _rrl(**_PROVEN),
         "grpo": _cell("grpo", 0.0, **_GRPO),
+        "proven_grpo": _rrl(base="grpo", **_PROVEN),
         "rrl_grpo": _rrl(base="grpo"),
         # Where nothing is right the critic's errors are not blown up to variance 1.
         "ppo_floor": _cell("ppo", 0.0, **_PPO, **_FLOOR),

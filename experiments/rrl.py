@@ -25,6 +25,7 @@ LIMITS = {
     "replay.proposes_below": SHARE,
     "replay.refresh": AT_LEAST_ONE,
     "replay.dead_after": AT_LEAST_ONE,
+    "replay.proven": Limit(0),
     "replay.canonical": Limit(0, 2),
 }
 BASES = {"ppo": ppo.method_of, "grpo": grpo.method_of}
@@ -75,6 +76,7 @@ def method_of(config: Any) -> online.Method:
         ramp=float(replay.ramp),
         fade=float(replay.fade),
         solved_at=float(replay.solved_at),
+        anywhere=bool(replay.anywhere),
     )
     try:
         schedule.check(when)
@@ -101,7 +103,9 @@ def method_of(config: Any) -> online.Method:
             proposes_below=replay.proposes_below,
             explained=replay.explained if critic else None,
             dead_after=replay.dead_after,
-            entropy=where is promise.by_entropy,  # no score is made of it
+            proven=replay.proven,
+            # No score is made of it.
+            entropy=where is promise.by_entropy and not replay.proven,
         )
 
     def seeds(start, problems):

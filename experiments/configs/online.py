@@ -161,6 +161,9 @@ def replay(scale: str) -> config_dict.ConfigDict:
     config.proposes_below = 0.2  # bare success below which right answers propose, too
     config.refresh = 10  # steps between two looks of the critic at all states
     config.dead_after = 16  # tries without a right answer
+    # Above 0: states are of right answers alone, so many of each, and of no critic.
+    config.proven = 0
+    config.anywhere = False  # a replayed group may leave its problem for another's state
     config.canonical = 0  # states from a problem's written solution, at most 2
     if scale == "smoke":
         config.share = config.most = 0.5

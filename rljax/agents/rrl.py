@@ -62,6 +62,8 @@ class Settings(NamedTuple):
       explained: the least explained variance of a critic whose states are kept; None
         without a critic.
       dead_after: tries without a right answer after which a cell goes.
+      proven: 0, or so many states of each right answer, and none of wrong ones: see
+        `promise.proven`. Neither `where`, `score` nor `explained` counts then.
       entropy: whether `where` or `score` reads the policy's; else it may be unknown.
     """
 
@@ -78,6 +80,7 @@ class Settings(NamedTuple):
     proposes_below: float = 0.2
     explained: float | None = None
     dead_after: int = 16
+    proven: int = 0
     entropy: bool = True
 
 
@@ -206,18 +209,25 @@ def remember(
         schedule.bare_success(history)[found.each.problem],
         settings.proposes_below,
     )
-    trusted = settings.explained is None or (
-        found.explained is not None and found.explained >= settings.explained
-    )
-    allowed &= found.judged & trusted & (not found.warming)
-    states = promise.propose(
-        _answers(settings, found, step), settings.where, settings.score, allowed
-    )
+    states = _proposed(settings, found, allowed & found.judged, step)
     archive, added = archive_lib.add(
         archive, states, step, end_ids=settings.end_ids, worth=settings.worth
     )
     told |= {f"replay/states_{key}": float(n) for key, n in added._asdict().items()}
     return Memory(archive, bandit), told
+
+
+def _proposed(
+    settings: Settings, found: Found, allowed: np.ndarray, step: int
+) -> archive_lib.Proposals:
+    answers = _answers(settings, found, step)
+    if settings.proven:
+        return promise.proven(answers, settings.proven, allowed & found.right)
+    trusted = settings.explained is None or (
+        found.explained is not None and found.explained >= settings.explained
+    )
+    allowed = allowed & trusted & (not found.warming)
+    return promise.propose(answers, settings.where, settings.score, allowed)
 
 
 def refresh(

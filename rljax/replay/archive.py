@@ -202,7 +202,7 @@ def choose(
     starts = bare(problems, archive.tokens.shape[-1])
     for m in np.flatnonzero(wanted):
         problem = int(problems[m])
-        cell = _drawn(view(draft, problem), draws[m], weigh)
+        cell = _drawn(weights(draft, problem, weigh), draws[m])
         if cell is None:
             continue
         draft.visits[problem, cell] += 1
@@ -212,7 +212,18 @@ def choose(
     return draft, starts
 
 
-def _drawn(there: View, draw: float, weigh: Weigh) -> int | None:
+def weights(archive: Archive, problem: int, weigh: Weigh) -> np.ndarray:
+    """How likely each cell of a problem is to be chosen, float64 [K].
+
+    Args:
+      archive: all cells.
+      problem: which.
+      weigh: weights of cells; those of free and of forbidden ones are 0.
+
+    Raises:
+      ValueError: if a weight is negative or not finite.
+    """
+    there = view(archive, problem)
     weight = np.asarray(weigh(there), np.float64)
     open_ = (there.serial != BARE) & (there.mark != FORBIDDEN)
     weight = np.where(open_, weight, 0.0)
@@ -221,6 +232,10 @@ def _drawn(there: View, draw: float, weigh: Weigh) -> int | None:
             f"weights of problem {there.problem} must be finite and not negative, got "
             f"{weight.tolist()}"
         )
+    return weight
+
+
+def _drawn(weight: np.ndarray, draw: float) -> int | None:
     some = np.flatnonzero(weight)
     if not some.size:
         return None

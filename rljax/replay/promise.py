@@ -15,6 +15,8 @@ finished teaches nothing.
 | without a critic | `by_entropy` or `at_random` | `by_group` |
 | control | `at_random` | `by_value` |
 
+`proven` asks nobody: of right answers it takes several beginnings each.
+
 Shape letters: M answers, T tokens sampled, L most tokens of a state.
 """
 
@@ -103,18 +105,67 @@ def propose(
     cut = np.where(legal, signal, -np.inf).argmax(axis=1)
     rows, some = np.arange(len(cut)), legal.any(axis=1)
     found = np.where(some, _read(score, answers, legal)[rows, cut], -np.inf)
-    length = np.where(some, answers.start.length + cut, 0)
-    tokens = np.zeros((len(cut), max(length, default=0)), np.int32)
-    for m in np.flatnonzero(some):
-        prefix = answers.start.length[m]
-        tokens[m, :prefix] = answers.start.tokens[m, :prefix]
-        tokens[m, prefix : length[m]] = answers.tokens[m, : cut[m]]
+    return _beginnings(answers, rows, np.where(some, cut, -1), found)
+
+
+def proven(answers: Answers, count: int, allowed: np.ndarray) -> Proposals:
+    """Beginnings of answers that turned out right, spread over their legal cuts.
+
+    That a right answer goes on from such a state needs no critic to be known. Of m
+    legal cuts those with the numbers round(i (m + 1) / (count + 1)) are taken. A
+    state's score is a first guess, which tries correct (see `choice.shrunk`): how much
+    of the answer it is,
+
+        score = state tokens / answer tokens,   both with the prefix and without prompt
+
+    Args:
+      answers: what is known of them; no signal is read.
+      count: most states of an answer.
+      allowed: bool [M], whether an answer is right and may propose.
+
+    Returns:
+      Proposals, at most M * count.
+
+    Raises:
+      ValueError: if `count` is below 1.
+    """
+    rows, cuts = _spread(answers.legal & np.asarray(allowed, bool)[:, None], count)
+    start = answers.start.length[rows]
+    whole = start + np.asarray(answers.length)[rows]
+    return _beginnings(answers, rows, cuts, (start + cuts) / np.maximum(whole, 1))
+
+
+def _beginnings(
+    answers: Answers, rows: np.ndarray, cuts: np.ndarray, score: np.ndarray
+) -> Proposals:
+    """The prefix of each answer and its tokens up to a cut; nothing where it is -1."""
+    start = answers.start
+    length = np.where(cuts >= 0, start.length[rows] + cuts, 0)
+    tokens = np.zeros((len(rows), max(length, default=0)), np.int32)
+    for i in np.flatnonzero(cuts >= 0):
+        m, prefix = rows[i], start.length[rows[i]]
+        tokens[i, :prefix] = start.tokens[m, :prefix]
+        tokens[i, prefix : length[i]] = answers.tokens[m, : cuts[i]]
     return Proposals(
-        problem=np.asarray(answers.start.problem, np.int32),
+        problem=np.asarray(start.problem, np.int32)[rows],
         tokens=tokens,
         length=length.astype(np.int32),
-        score=found.astype(np.float32),
+        score=score.astype(np.float32),
     )
+
+
+def _spread(legal: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and place of at most `count` legal cuts of each row, evenly over them."""
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    rows, cuts = [], []
+    for m, of_row in enumerate(legal):
+        places = np.flatnonzero(of_row)
+        some = min(count, len(places))
+        number = np.arange(1, some + 1) * (len(places) + 1) / (some + 1)
+        rows += [m] * some
+        cuts += places[np.floor(number + 0.5).astype(int) - 1].tolist()
+    return np.array(rows, np.int64), np.array(cuts, np.int64)
 
 
 def _read(signal: Signal, answers: Answers, legal: np.ndarray) -> np.ndarray:
@@ -212,22 +263,13 @@ def canonical(
     Raises:
       ValueError: if `count` is below 1, or as `legal_cuts`.
     """
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
-    rows, cuts = [], []
-    for m, legal in enumerate(legal_cuts(step, length, tail)):
-        places = np.flatnonzero(legal)
-        some = min(count, len(places))
-        number = np.arange(1, some + 1) * (len(places) + 1) / (some + 1)
-        rows += [m] * some
-        cuts += places[np.floor(number + 0.5).astype(int) - 1].tolist()
-    kept = np.array(cuts, np.int32)
+    rows, kept = _spread(legal_cuts(step, length, tail), count)
     within = np.arange(tokens.shape[1]) < kept[:, None]
     return States(
         problem=np.asarray(problem, np.int32)[rows],
         serial=np.full(len(rows), -1, np.int32),
         tokens=np.where(within, tokens[rows], 0).astype(np.int32),
-        length=kept,
+        length=kept.astype(np.int32),
     )
 
 

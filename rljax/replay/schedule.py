@@ -34,6 +34,7 @@ class Config:
     ramp: float = 0.1  # of the updates from `first` on, in which the share rises
     fade: float = 0.2  # of them, at the end, in which it falls to 0
     solved_at: float = 0.8  # bare success over W tries that ends a problem's replay
+    anywhere: bool = False  # whether a replayed group may leave its problem for another
 
 
 @flax.struct.dataclass
@@ -195,6 +196,12 @@ def draw(
     host and after a resume. Of more than `most` of the batch those whose draw was least
     against their chance are replayed.
 
+    A group goes on from a state of its own problem, or not at all. With `anywhere` a
+    group is replayed with the chance rho wherever there is a state, and takes the
+    problem it is of from all: by the summed weights of a problem's cells times
+    1 - bare success, each problem once before one comes again. Few problems have
+    states where right answers are rare, and a batch seldom meets them.
+
     Args:
       archive: all cells.
       history: what is known of bare tries.
@@ -208,16 +215,47 @@ def draw(
       ValueError: as `archive.choose`.
     """
     cells.check_problems(archive, problems)
-    uniform = np.random.default_rng([seed, update]).random((2, len(problems)))
-    chance = chances(config, history, update)[problems]
-    there = (archive.used & (archive.mark != FORBIDDEN)).any(axis=1)[problems]
-    wanted = there & (uniform[0] < chance)
+    rng = np.random.default_rng([seed, update])
+    uniform = rng.random((2, len(problems)))
+    chance = chances(config, history, update)
+    there = (archive.used & (archive.mark != FORBIDDEN)).any(axis=1)
+    if config.anywhere:
+        weight = _weights(archive, weigh, np.where(there, chance, 0.0))
+        chance = np.full(len(problems), rho(config, update) * weight.any())
+        others = _others(weight, rng.random(len(problems)))
+    else:
+        chance, others = np.where(there, chance, 0.0)[problems], problems
+    wanted = uniform[0] < chance
     # The least of what is equally likely to be any of them.
     rank = np.where(wanted, uniform[0] / np.where(wanted, chance, 1.0), np.inf)
     over = np.argsort(rank, kind="stable")[int(config.most * len(problems)) :]
     wanted[over] = False
+    problems = np.where(wanted, others, problems)
     archive, starts = archive_lib.choose(archive, problems, wanted, uniform[1], weigh)
     return Drawn(archive, starts, rho(config, update))
+
+
+def _weights(archive: Archive, weigh: Weigh, chance: np.ndarray) -> np.ndarray:
+    """Of each problem: its chance times the weights of its cells, float64 [N]."""
+    weight = np.zeros(len(chance))
+    for problem in np.flatnonzero(chance):
+        weight[problem] = archive_lib.weights(archive, problem, weigh).sum()
+    return weight * chance
+
+
+def _others(weight: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Problems by weight, int [M]; one that was drawn waits until all were."""
+    left = weight.copy()
+    drawn = np.zeros(len(draws), np.int64)
+    for m, draw in enumerate(draws if weight.any() else ()):
+        if not left.any():
+            left = weight.copy()
+        some = np.flatnonzero(left)
+        ends = np.cumsum(left[some])
+        place = np.searchsorted(ends, draw * ends[-1], side="right")
+        drawn[m] = some[min(place, len(some) - 1)]  # rounded
+        left[drawn[m]] = 0.0
+    return drawn
 
 
 def in_groups(starts: States, size: int) -> States:
