@@ -20,6 +20,7 @@ LIMITS = {
     "replay.state_tokens": AT_LEAST_ONE,
     "replay.tail": Limit(0, 0.99),
     "replay.strength": POSITIVE,
+    "replay.target": Limit(0.01, 0.99),
     "replay.explore": Limit(0, 1, above=True),
     "replay.explained": Limit(high=1),
     "replay.proposes_below": SHARE,
@@ -42,10 +43,14 @@ SCORES = {
 }
 OF_CRITIC = ("return", "value")  # what GRPO cannot say
 CHOICES = {
-    "visits": lambda worth, explore: lambda arms: choice.by_visits,
-    "alike": lambda worth, explore: lambda arms: choice.alike,
-    "difficulty": lambda worth, explore: lambda arms: choice.by_difficulty(worth),
-    "bandit": lambda worth, explore: lambda arms: bandit.by_progress(arms, explore),
+    "visits": lambda replay, worth: lambda arms: choice.by_visits,
+    "alike": lambda replay, worth: lambda arms: choice.alike,
+    "difficulty": lambda replay, worth: (
+        lambda arms: choice.by_difficulty(worth, target=replay.target)
+    ),
+    "bandit": lambda replay, worth: (
+        lambda arms: bandit.by_progress(arms, replay.explore)
+    ),
 }
 
 
@@ -86,7 +91,7 @@ def method_of(config: Any) -> online.Method:
     where = _signal(WHERE, replay.where, "where", critic, "return", "entropy")
     score = _signal(SCORES, replay.score, "score", critic, "return", "group")
     worth = choice.shrunk(float(replay.strength))
-    weigh = pick(CHOICES, replay.choice, "replay.choice")(worth, replay.explore)
+    weigh = pick(CHOICES, replay.choice, "replay.choice")(replay, worth)
 
     def settings(start):
         return rrl.Settings(

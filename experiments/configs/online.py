@@ -153,6 +153,7 @@ def replay(scale: str) -> config_dict.ConfigDict:
     config.where = ""  # return, value, entropy, random; empty: return, or entropy
     config.score = ""  # return, value, group; empty: return, or group without a critic
     config.choice = "difficulty"  # visits, alike, bandit
+    config.target = 0.5  # of choice=difficulty: share of right answers that is sought
     config.strength = 4.0  # tries that a state's score is worth
     config.explore = 0.2  # of choice=bandit: the chance of any state alike
     # Least explained variance of a critic that is believed: no worse than the mean. Of
@@ -163,7 +164,7 @@ def replay(scale: str) -> config_dict.ConfigDict:
     config.dead_after = 16  # tries without a right answer
     # Above 0: states are of right answers alone, so many of each, and of no critic.
     config.proven = 0
-    config.anywhere = False  # a replayed group may leave its problem for another's state
+    config.anywhere = False  # a replayed group may leave its problem for another
     config.canonical = 0  # states from a problem's written solution, at most 2
     if scale == "smoke":
         config.share = config.most = 0.5

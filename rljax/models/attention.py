@@ -6,6 +6,8 @@ import jax.numpy as jnp
 
 from rljax.models.layers import softcap
 
+_MOST_PARTS, _LEAST_QUERIES = 4, 64  # of queries in order
+
 
 def attend(
     q: jax.Array,
@@ -57,6 +59,45 @@ def attend(
     out = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=wide) / total
     out = out.astype(v.dtype).reshape(b, num_kv, -1, t, d)
     return out.transpose(0, 3, 1, 2, 4).reshape(b, t, h * d)
+
+
+def attend_in_order(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    scale: float | None = None,
+    cap: float | None = None,
+) -> jax.Array:
+    """`attend` of queries that see no key after their own.
+
+    Queries are the last T of S positions. Up to four parts of them, of no less than 64,
+    each multiply the keys up to their own end and no others: of 4 equal parts of S = T
+    five eighths of all products are left.
+
+    Args:
+      q: [B, T, H, head_dim].
+      k: [B, S, K, head_dim].
+      v: as `k`.
+      mask: bool [B, T, S], nowhere True above S - T + t for query t.
+      scale: see `attend`.
+      cap: see `attend`.
+
+    Returns:
+      [B, T, H * head_dim], of `q`'s type.
+    """
+    chex.assert_rank([q, k, v, mask], [4, 4, 4, 3])
+    count, before = q.shape[1], k.shape[1] - q.shape[1]
+    parts = max(1, min(_MOST_PARTS, count // _LEAST_QUERIES))
+    ends = [-(-count * (i + 1) // parts) for i in range(parts)]
+    found = [
+        attend(
+            q[:, begin:end], k[:, : before + end], v[:, : before + end],
+            mask[:, begin:end, : before + end], scale, cap,
+        )
+        for begin, end in zip([0, *ends], ends, strict=False)
+    ]  # fmt: skip
+    return found[0] if parts == 1 else jnp.concatenate(found, axis=1)
 
 
 def attend_one(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rljax.models import lora
-from rljax.models.attention import attend
+from rljax.models.attention import attend, attend_in_order
 from rljax.models.config import ModelConfig
 from rljax.models.layers import layer_norm, project, rms_norm, rotate
 
@@ -24,6 +24,7 @@ def block(
     mask: jax.Array,
     first_output: int,
     config: ModelConfig,
+    in_order: bool = False,
 ) -> jax.Array:
     """One layer: x + attention(norm(x)), then x + mlp(norm(x)).
 
@@ -34,13 +35,15 @@ def block(
       mask: bool [B, T, T].
       first_output: first position whose result is wanted.
       config: the decoder's settings.
+      in_order: the mask shows nobody a later column, and the work for these is saved.
 
     Returns:
       [B, T - first_output, D].
     """
     q, k, v = queries_keys_values(layer, x, angles, first_output, config)
     seen = mask[:, first_output:]
-    attended = attend(q, k, v, seen, config.query_scale, config.attention_softcap)
+    see = attend_in_order if in_order else attend
+    attended = see(q, k, v, seen, config.query_scale, config.attention_softcap)
     return finish(layer, x[:, first_output:], attended, config)
 
 

@@ -35,6 +35,7 @@ class Decoder(nn.Module):
         positions: jax.Array,
         mask: jax.Array,
         first_output: int = 0,
+        in_order: bool = False,
     ) -> jax.Array:
         """Hidden states after the last norm.
 
@@ -47,6 +48,8 @@ class Decoder(nn.Module):
           positions: int32 [B, T], what RoPE counts; a node's depth, not its place.
           mask: bool [B, T, T], row sees column.
           first_output: first position whose hidden state is wanted.
+          in_order: no row of `mask` sees a column after its own; attention then leaves
+            out most of those, see `attention.attend_in_order`.
 
         Returns:
           float32 [B, T - first_output, D].
@@ -59,7 +62,7 @@ class Decoder(nn.Module):
         x = embed(top, ids, positions, config)
         # For layers that see all, and, if there are any, for those with a window.
         seen = views(positions, positions, mask, config)
-        step = functools.partial(block, config=config)
+        step = functools.partial(block, config=config, in_order=in_order)
         if config.remat:
             step = jax.checkpoint(step, static_argnums=4, prevent_cse=False)
         last = config.num_layers - 1

@@ -59,7 +59,9 @@ def make(config: ModelConfig, adapter: lora.LoraConfig | None = None) -> Texts:
             # 0 is padding, which comes last: nothing before it sees it.
             seen |= batch.begun[:, :, None] == batch.segment[:, None]
         mask = seen & (places[:, None] >= places)  # padding sees padding, unread
-        found = decoder.apply({"params": weights}, batch.ids, batch.position, mask)
+        found = decoder.apply(
+            {"params": weights}, batch.ids, batch.position, mask, in_order=True
+        )
         return jnp.asarray(found)
 
     def init_adapter(key, frozen):

@@ -52,27 +52,33 @@ def by_visits(cells: View) -> np.ndarray:
     return 1.0 / (0.5 * cells.visits + 1.0)
 
 
-def by_difficulty(worth: Worth, floor: float = 0.02) -> Weigh:
-    """Seldom chosen states that lead to right answers about half of the time.
+def by_difficulty(worth: Worth, floor: float = 0.02, target: float = 0.5) -> Weigh:
+    """Seldom chosen states that lead to right answers about so often.
 
-        w = q (1 - q) / (0.5 visits + 1),   q = worth in [floor, 1 - floor]
+        w = q (1 - q)^b / (0.5 visits + 1),   b = (1 - target) / target,
+        q = worth in [floor, 1 - floor]
 
-    Specification of RRL, section 10.1: half is where an answer tells most.
+    w is highest at q = target. Specification of RRL, section 10.1, has 1/2, where an
+    answer tells most; a lower target begins before the steps that are seldom right.
 
     Args:
       worth: the chance of a right answer, such as `shrunk` gives.
       floor: keeps states at either end from never being chosen.
+      target: the share of right answers that is sought.
 
     Raises:
-      ValueError: if the floor is not within (0, 0.5).
+      ValueError: if the floor is not within (0, 0.5), or the target not within (0, 1).
     """
     if not 0 < floor < 0.5:
         raise ValueError(f"floor must lie in (0, 0.5), got {floor}")
+    if not 0 < target < 1:
+        raise ValueError(f"target must lie in (0, 1), got {target}")
+    power = (1.0 - target) / target
 
     def weigh(cells: View) -> np.ndarray:
         q = worth(cells.score, cells.tries, cells.solves)
         q = np.clip(q, floor, 1.0 - floor)
-        return q * (1.0 - q) * by_visits(cells)
+        return q * (1.0 - q) ** power * by_visits(cells)
 
     return weigh
 

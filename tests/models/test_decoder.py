@@ -114,9 +114,11 @@ def random_input(seed=0):
     return rng.integers(0, V, (B, T)), rng.integers(0, 9, (B, T)), mask
 
 
-def apply(c, params, ids, positions, mask, first_output=0):
-    run = jax.jit(Decoder(c).apply, static_argnums=4)
-    return jnp.asarray(run({"params": params}, ids, positions, mask, first_output))
+def apply(c, params, ids, positions, mask, first_output=0, in_order=False):
+    run = jax.jit(Decoder(c).apply, static_argnums=(4, 5))
+    return jnp.asarray(
+        run({"params": params}, ids, positions, mask, first_output, in_order)
+    )
 
 
 @pytest.mark.parametrize("name", VARIANTS)
