@@ -95,6 +95,28 @@ def test_nothing_is_kept_of_a_critic_that_is_not_believed(changes):
     assert not memory.archive.used.any() and told["replay/states_nothing"] == 2
 
 
+def test_states_of_right_answers_alone_need_no_critic():
+    """Cuts of 8 tokens: before tokens 1 to 7; two are 3 and 5."""
+    proven = SETTINGS._replace(proven=2, where=promise.by_value)  # is not read
+    memory = rrl.begin(proven, np.full(3, LONGEST))
+    starts = archive.bare(np.array([1, 2]), LONGEST)
+    seen = found(
+        starts, [False, True, True, True], warming=True, explained=None,
+        judged=np.array([True, True, True, False]),
+    )  # fmt: skip
+    memory, told = rrl.remember(proven, memory, NOTHING, seen, 0)
+    assert told["replay/states_added"] == 4
+    for problem in (1, 2):
+        kept = [cells.state_of(memory.archive, problem, k).tolist() for k in (0, 1)]
+        assert kept == [[1, 2, 3], [1, 2, 3, 4, 5]]
+    np.testing.assert_allclose(memory.archive.score[1], [3 / 8, 5 / 8])
+    wrong = seen._replace(right=np.zeros(4, bool))
+    after, told = rrl.remember(
+        proven, rrl.begin(proven, np.full(3, LONGEST)), NOTHING, wrong, 0
+    )
+    assert not after.archive.used.any() and told["replay/states_added"] == 0
+
+
 def test_right_answers_to_problems_that_are_mostly_solved_keep_nothing():
     memory = rrl.begin(SETTINGS, np.full(3, LONGEST))
     starts = archive.bare(np.array([1]), LONGEST)

@@ -38,6 +38,17 @@ def test_by_difficulty_by_hand():
     np.testing.assert_allclose(found, [0.25, 0.045, 0.09])
 
 
+def test_a_share_of_right_answers_is_sought():
+    weigh = choice.by_difficulty(archive.as_scored, target=0.2)
+    found = weigh(view(score=np.array([0.2, 0.5, 0.1])))
+    np.testing.assert_allclose(found, [0.2 * 0.8**4, 0.5**5, 0.1 * 0.9**4])
+    scores = np.linspace(0.02, 0.98, 97)
+    for target in (0.1, 0.5, 0.8):
+        weigh = choice.by_difficulty(archive.as_scored, target=target)
+        found = weigh(view(score=scores, visits=np.zeros(97)))
+        assert scores[np.argmax(found)] == pytest.approx(target)
+
+
 def test_promoted_first():
     weigh = choice.promoted_first(choice.alike, 4.0)
     np.testing.assert_array_equal(
@@ -51,6 +62,10 @@ def test_promoted_first():
         (lambda: choice.shrunk(0.0), "strength must be above 0, got 0.0"),
         (lambda: choice.shrunk(1.0, 1.0, 1.0), "low must be below high"),
         (lambda: choice.by_difficulty(archive.as_scored, 0.5), r"lie in \(0, 0.5\)"),
+        (
+            lambda: choice.by_difficulty(archive.as_scored, target=1.0),
+            r"lie in \(0, 1\), got 1.0",
+        ),
         (lambda: choice.promoted_first(choice.alike, 0.5), "factor must be at least 1"),
     ],
 )

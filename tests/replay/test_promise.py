@@ -168,6 +168,10 @@ def test_states_grow_by_chaining_and_none_is_cut():
             ),
             "count must be at least 1, got 0",
         ),
+        (
+            lambda: promise.proven(answers(), 0, np.ones(2)),
+            "count must be at least 1, got 0",
+        ),
     ],
 )  # fmt: skip
 def test_refuses(call, said):
@@ -180,6 +184,26 @@ def test_who_proposes():
         np.array([False, True, True, False]), np.array([0.9, 0.1, 0.2, 0.0])
     )
     assert found.tolist() == [True, True, False, True]
+
+
+def test_beginnings_of_right_answers():
+    """Of the three cuts of answer 1 two: numbers round(4/3) and round(8/3)."""
+    found = promise.proven(answers(length=np.array([10, 9])), 2, np.array([True, True]))
+    assert found.problem.tolist() == [1, 1, 0, 0]
+    assert found.length.tolist() == [2 + 3, 2 + 6, 2, 8]
+    assert found.tokens[1].tolist() == [7, 8, 10, 11, 12, 13, 14, 15]
+    assert found.tokens[2].tolist() == [20, 21, 0, 0, 0, 0, 0, 0]
+    # Prefix and answer together: 12 tokens and 9.
+    np.testing.assert_allclose(found.score, [5 / 12, 8 / 12, 2 / 9, 8 / 9])
+    all_ = promise.proven(answers(), 5, np.array([False, True]))
+    assert all_.length.tolist() == [2, 5, 8] and all_.problem.tolist() == [0, 0, 0]
+    none = promise.proven(answers(), 5, np.array([False, False]))
+    assert none.tokens.shape == (0, 0)
+    there = cells.empty(np.full(2, 9), 4, 9)
+    there, added = archive.add(there, found, 0, end_ids=[END])
+    assert added.added == 4
+    there, added = archive.add(there, none, 1, end_ids=[END])
+    assert sum(added) == 0
 
 
 def test_canonical_seeds():

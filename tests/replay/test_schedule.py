@@ -1,5 +1,7 @@
 """Share, gates and groups: by hand, and rho = 0 as plain as without an archive."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,6 +128,42 @@ def test_at_most_half_a_batch():
     assert starts.replayed.tolist() == [True, False] * 5
     one = draw(flat(1.0, most=0.5), problems=np.array([0])).starts
     assert not one.replayed.any()
+
+
+def anywhere(share=1.0, most=1.0):
+    return dataclasses.replace(flat(share, most), anywhere=True)
+
+
+def test_a_group_may_leave_its_problem():
+    """Problem 2 has no state; problem 0 has twice the states of problem 1."""
+    starts = draw(anywhere(0.5), problems=np.full(300, 2)).starts
+    replayed = starts.problem[starts.replayed]
+    assert 120 <= len(replayed) <= 180  # 4 sigma
+    # Each before one comes again, as far as the groups that stay let one see.
+    assert set(replayed.tolist()) == {0, 1}
+    assert np.all(starts.problem[~starts.replayed] == 2)
+    few = [
+        draw(anywhere(), update=u, problems=np.full(1, 2)).starts.problem[0]
+        for u in range(60)
+    ]
+    assert 28 <= few.count(0) <= 52  # of 60 two thirds are 40
+    two = draw(anywhere(), problems=np.full(2, 2)).starts.problem
+    assert sorted(two.tolist()) == [0, 1]
+    half = draw(anywhere(most=0.5), problems=np.full(8, 2)).starts
+    assert half.replayed.sum() == 4
+
+
+def test_where_nobody_may_go():
+    solved = schedule.note(schedule.no_history(3), np.zeros(8, int), np.ones(8, bool))
+    starts = draw(anywhere(), history=solved).starts
+    assert set(starts.problem[starts.replayed].tolist()) == {1}
+    problems = np.repeat([0, 1], 8)
+    both = schedule.note(schedule.no_history(3), problems, np.ones(16, bool))
+    starts = draw(anywhere(), history=both).starts
+    assert not starts.replayed.any()
+    np.testing.assert_array_equal(starts.problem, np.arange(300) % 3)
+    nothing = draw(anywhere(0.0)).starts
+    assert not nothing.replayed.any()
 
 
 def test_draws_are_of_seed_and_update_alone():
