@@ -80,7 +80,7 @@ _ALWAYS = {
     "proposes_below": 1.0, "refresh": 100_000, "cells": 10,
 }  # fmt: skip
 
-# States of right answers alone, wherever there are some.
+# States of right answers alone, gone on from whatever problem they are of.
 _PROVEN = {"proven": 4, "anywhere": True}
 
 STUDIES: Mapping[str, Mapping[str, Cell]] = {
@@ -107,5 +107,8 @@ STUDIES: Mapping[str, Mapping[str, Cell]] = {
         "failures_alone": _rrl(seeds=FEWER, proposes_below=0.0),
         "no_fade": _rrl(seeds=FEWER, fade=0.0),
         "one_state": _rrl(seeds=FEWER, cells=1),
+        # From written solutions, which the others never see.
+        "canonical": _rrl(seeds=FEWER, canonical=2),
+        "canonical_grpo": _rrl(seeds=FEWER, base="grpo", canonical=2),
     },
 }
