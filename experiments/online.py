@@ -27,6 +27,7 @@ from rljax.agents.token_rl import Estimate, TokenAgent
 from rljax.data import episodes, steps
 from rljax.envs import verifiers
 from rljax.envs.reasoning.problems import Problem
+from rljax.envs.verifiers import JudgeAll
 from rljax.losses import surrogate
 from rljax.models import hf_folder
 from rljax.policy import decode
@@ -83,7 +84,8 @@ class Method(NamedTuple):
       warmup: steps in which the critic learns alone.
       extras: (start, state at the end) -> what writes more into the exported folder.
       replay: start -> retrospective replay; None without it.
-      seeds: (start, problems) -> states from written solutions; None: there are none.
+      seeds: (start, problems, judge) -> states from written solutions; None: there are
+        none.
       state_tokens: of the longest state; 0 without replay.
       refresh: steps between two looks at all states.
     """
@@ -94,7 +96,7 @@ class Method(NamedTuple):
     warmup: int = 0
     extras: Callable[[Start, agents.State], list[hf_folder.Extra]] = lambda *_: []
     replay: Callable[[Start], rrl.Settings] | None = None
-    seeds: Callable[[Start, Sequence[Problem]], States] | None = None
+    seeds: Callable[[Start, Sequence[Problem], JudgeAll], States] | None = None
     state_tokens: int = 0
     refresh: int = 1
 
@@ -293,7 +295,7 @@ def _parts(config, method, asked, judge, start, parallel) -> tuple[Parts, np.nda
         split=steps.split(),
         sizes=sizes,
         replay=None if method.replay is None else method.replay(start),
-        seeds=None if method.seeds is None else method.seeds(start, asked),
+        seeds=None if method.seeds is None else method.seeds(start, asked, judge),
     )
     return parts, np.full(len(asked), max(method.state_tokens, 1), np.int32)
 

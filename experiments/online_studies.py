@@ -51,6 +51,7 @@ COMMON: Mapping[str, Any] = {
 STEPS = {0.0: 34, 0.25: 36, 0.5: 38, 0.95: 48}  # about as long as the tokens last
 _PPO = {"optimizer.learning_rate": 2e-4, "ppo.learning_rate": 6e-4, "ppo.warmup": 5}
 _GRPO = {"optimizer.learning_rate": 2e-4}
+_RIGHT = {"task.hasty": 0.0}  # the same problems, all solutions right
 _FLOOR = {"ppo.least_deviation": 0.1}
 
 
@@ -107,8 +108,10 @@ STUDIES: Mapping[str, Mapping[str, Cell]] = {
         "failures_alone": _rrl(seeds=FEWER, proposes_below=0.0),
         "no_fade": _rrl(seeds=FEWER, fade=0.0),
         "one_state": _rrl(seeds=FEWER, cells=1),
-        # From written solutions, which the others never see.
-        "canonical": _rrl(seeds=FEWER, canonical=2),
-        "canonical_grpo": _rrl(seeds=FEWER, base="grpo", canonical=2),
+        # From written solutions without haste, which the others never see.
+        "canonical": _rrl(seeds=FEWER, settings=_PPO | _RIGHT, canonical=2),
+        "canonical_grpo": _rrl(
+            seeds=FEWER, base="grpo", settings=_GRPO | _RIGHT, canonical=2
+        ),
     },
 }

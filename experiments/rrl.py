@@ -113,12 +113,18 @@ def method_of(config: Any) -> online.Method:
             entropy=where is promise.by_entropy and not replay.proven,
         )
 
-    def seeds(start, problems):
+    def seeds(start, problems, judge):
         count = replay.canonical
         try:
-            return online_texts.seeds_of(
-                problems, start.tokenizer, start.eos_ids[0], count, replay.tail
+            found, wrong = online_texts.seeds_of(
+                problems, start.tokenizer, start.eos_ids[0], count, replay.tail, judge
             )
+            if wrong:
+                print(
+                    f"{wrong:,} of {len(problems):,} written solutions are not right "
+                    "by the verifier: no states come from them"
+                )
+            return found
         except ValueError as error:
             raise ConfigError(
                 f"config.replay.canonical is {count}, and {error}"

@@ -238,7 +238,7 @@ def draw(
 def _weights(archive: Archive, weigh: Weigh, chance: np.ndarray) -> np.ndarray:
     """Of each problem: its chance times the weights of its cells, float64 [N]."""
     weight = np.zeros(len(chance))
-    for problem in np.flatnonzero(chance):
+    for problem in np.flatnonzero(chance).tolist():
         weight[problem] = archive_lib.weights(archive, problem, weigh).sum()
     return weight * chance
 

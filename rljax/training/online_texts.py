@@ -17,6 +17,7 @@ from rljax.data import episodes, packing
 from rljax.data.packing import Item
 from rljax.data.record import Record
 from rljax.envs.reasoning.problems import Problem
+from rljax.envs.verifiers import JudgeAll
 from rljax.replay import promise
 from rljax.replay.cells import States
 from rljax.rollout import answers as answers_lib
@@ -191,8 +192,11 @@ def seeds_of(
     end_id: int,
     count: int,
     tail: float,
-) -> States:
+    judge: JudgeAll,
+) -> tuple[States, int]:
     """States from the written solutions of problems, cut where steps begin.
+
+    A solution that the verifier does not call right gives none.
 
     Args:
       problems: [N].
@@ -200,10 +204,14 @@ def seeds_of(
       end_id: the token that ends an answer.
       count: most states of a problem.
       tail: share at a solution's end that is in no state.
+      judge: says which solutions are right.
+
+    Returns:
+      The states, and how many solutions are not right.
 
     Raises:
       ValueError: if a problem has no written solution, naming the first; if one
-        cannot become tokens; or if no solution has a place to be cut.
+        cannot become tokens; or if no solution is right and has a place to be cut.
     """
     bare = [problem.task for problem in problems if not problem.solution]
     if bare:
@@ -211,8 +219,10 @@ def seeds_of(
             f"{len(bare)} of {len(problems)} problems have no written solution, "
             f"{bare[0]} is the first"
         )
+    verdicts = judge([(problem.answer, problem.solution) for problem in problems])
+    right = np.flatnonzero([verdict is True for verdict in verdicts])
     said, steps = [], []
-    for problem in problems:
+    for problem in (problems[i] for i in right.tolist()):
         one = Record(
             line=0, prompt=problem.prompt, response=problem.solution, reward=1.0
         )
@@ -223,12 +233,14 @@ def seeds_of(
         said.append(text.ids[text.action])
         steps.append(text.step[text.action])
     length = np.array([len(ids) for ids in said], np.int32)
-    tokens = np.zeros((len(said), int(length.max())), np.int32)
+    tokens = np.zeros((len(said), int(length.max(initial=0))), np.int32)
     step = np.full(tokens.shape, -1, np.int32)
     for i, n in enumerate(length):
         tokens[i, :n], step[i, :n] = said[i], steps[i]
-    everyone = np.arange(len(said), dtype=np.int32)
-    found = promise.canonical(everyone, tokens, length, step, count, tail)
+    found = promise.canonical(right, tokens, length, step, count, tail)
     if not len(found.problem):
-        raise ValueError("no written solution has a step after its first to be cut at")
-    return found
+        raise ValueError(
+            f"of {len(problems)} written solutions {len(right)} are right, and none of "
+            "these has a step after its first to be cut at"
+        )
+    return found, len(problems) - len(right)

@@ -221,6 +221,26 @@ def test_seeds_without_a_critic(tmp_path):
     assert scores <= {np.float32(1 / 3), np.float32(2 / 3), 0.5}
 
 
+def test_a_solution_that_is_wrong_gives_no_seed(tmp_path, monkeypatch, capsys):
+    kind = reasoning.TASKS["arithmetic"]
+
+    def some_wrong(task, put):
+        return tuple(
+            [one._replace(answer="0.5") if i % 2 else one for i, one in enumerate(some)]
+            for some in kind.parts(task, put)
+        )
+
+    monkeypatch.setitem(reasoning.TASKS, "arithmetic", kind._replace(parts=some_wrong))
+    path = run("rrl", tmp_path / "rrl", *SEEDED, FIRST, "--config.base=grpo")
+    parts = archive.open_run(str(path)).parts
+    wrong = {one.task for one in parts.problems if one.answer == "0.5"}
+    said = f"{len(wrong)} of 6 written solutions are not right by the verifier: no"
+    assert said in capsys.readouterr().out
+    lines = lines_of(path, tmp_path / "a.jsonl")
+    seeded = {one["problem"] for one in lines if one["origin"] == "canonical"}
+    assert 0 < len(wrong) < 6 and seeded and not seeded & wrong
+
+
 def test_seeds_need_written_solutions(tmp_path, monkeypatch):
     kind = reasoning.TASKS["arithmetic"]
 
