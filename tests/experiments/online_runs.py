@@ -24,9 +24,13 @@ SMALL = (
 
 @contextlib.contextmanager
 def evenly():
-    """Problems whose verifier counts characters."""
+    """Problems whose verifier counts characters, but for those of written solutions."""
     kind = reasoning.TASKS["arithmetic"]
-    judge = kind.judge._replace(verify=lambda answer, said: len(said) % 2 == 0)
+
+    def verify(answer, said):
+        return said.endswith(f"#### {answer}") if "####" in said else not len(said) % 2
+
+    judge = kind.judge._replace(verify=verify)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(reasoning.TASKS, "arithmetic", kind._replace(judge=judge))
         yield
