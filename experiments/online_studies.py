@@ -84,7 +84,25 @@ _ALWAYS = {
 # States of right answers alone, gone on from whatever problem they are of.
 _PROVEN = {"proven": 4, "anywhere": True}
 
+def _rates() -> dict[str, Cell]:
+    """Learning rates of the policy, the critic's three times as high, on other seeds."""
+    cells = {}
+    for rate in (2e-4, 6e-4, 2e-3):
+        actor = {"optimizer.learning_rate": rate, "eval.split": "dev"}
+        critic = {"ppo.learning_rate": 3 * rate, "ppo.warmup": 5}
+        cells |= {
+            f"ppo_{rate:g}": _cell("ppo", 0.0, TUNING, **actor, **critic),
+            f"proven_{rate:g}": _rrl(seeds=TUNING, settings=actor | critic, **_PROVEN),
+            f"grpo_{rate:g}": _cell("grpo", 0.0, TUNING, **actor),
+            f"proven_grpo_{rate:g}": _rrl(
+                base="grpo", seeds=TUNING, settings=actor, **_PROVEN
+            ),
+        }
+    return cells
+
+
 STUDIES: Mapping[str, Mapping[str, Cell]] = {
+    "rates": _rates(),
     "compare": {
         "ppo": _cell("ppo", 0.0, **_PPO),
         "rrl": _rrl(),
