@@ -85,7 +85,7 @@ _ALWAYS = {
 _PROVEN = {"proven": 4, "anywhere": True}
 
 def _rates() -> dict[str, Cell]:
-    """Learning rates of the policy, the critic's three times as high, on other seeds."""
+    """Rates of the policy, thrice as high for the critic, and a seed of their own."""
     cells = {}
     for rate in (2e-4, 6e-4, 2e-3):
         actor = {"optimizer.learning_rate": rate, "eval.split": "dev"}
