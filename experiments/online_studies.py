@@ -84,6 +84,7 @@ _ALWAYS = {
 # States of right answers alone, gone on from whatever problem they are of.
 _PROVEN = {"proven": 4, "anywhere": True}
 
+
 def _rates() -> dict[str, Cell]:
     """Rates of the policy, thrice as high for the critic, and a seed of their own."""
     cells = {}
