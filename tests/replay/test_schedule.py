@@ -142,13 +142,16 @@ def test_a_group_may_leave_its_problem():
     # Each before one comes again, as far as the groups that stay let one see.
     assert set(replayed.tolist()) == {0, 1}
     assert np.all(starts.problem[~starts.replayed] == 2)
-    few = [
-        draw(anywhere(), update=u, problems=np.full(1, 2)).starts.problem[0]
-        for u in range(60)
+    alone = [
+        draw(
+            anywhere(), update=u % 100, seed=u // 100, problems=np.full(1, 2)
+        ).starts.problem[0]
+        for u in range(300)
     ]
-    assert 28 <= few.count(0) <= 52  # of 60 two thirds are 40
-    two = draw(anywhere(), problems=np.full(2, 2)).starts.problem
-    assert sorted(two.tolist()) == [0, 1]
+    assert 170 <= alone.count(0) <= 230  # of 300 two thirds are 200; 4 sigma
+    for update in range(20):
+        both = draw(anywhere(), update=update, problems=np.full(2, 2)).starts.problem
+        assert sorted(both.tolist()) == [0, 1]
     half = draw(anywhere(most=0.5), problems=np.full(8, 2)).starts
     assert half.replayed.sum() == 4
 
