@@ -23,7 +23,6 @@ LIMITS = {
     "task.test_size": Limit(0),
     "task.train_size": Limit(0),
     "task.solved_size": Limit(0),
-    "task.drills": Limit(0),
     "task.seed": Limit(0),
     "eval.batch": AT_LEAST_ONE,
     "eval.prompt_tokens": AT_LEAST_ONE,
@@ -145,9 +144,7 @@ def _arithmetic(task: Any, put: Put) -> tuple[list[Problem], ...]:
             products=task.products,
             signs=task.signs,
         )
-        sets = arithmetic.split(settings, task.seed, sizes)
-        drills = arithmetic.drills(settings, task.seed, task.drills)
-        return sets | {"solved": sets["solved"] + drills}
+        return arithmetic.split(settings, task.seed, sizes)
 
     return _made(task, put, split)
 
