@@ -23,6 +23,7 @@ LIMITS = {
     "task.test_size": Limit(0),
     "task.train_size": Limit(0),
     "task.solved_size": Limit(0),
+    "task.drills": Limit(0),
     "task.seed": Limit(0),
     "eval.batch": AT_LEAST_ONE,
     "eval.prompt_tokens": AT_LEAST_ONE,
@@ -144,7 +145,9 @@ def _arithmetic(task: Any, put: Put) -> tuple[list[Problem], ...]:
             products=task.products,
             signs=task.signs,
         )
-        return arithmetic.split(settings, task.seed, sizes)
+        sets = arithmetic.split(settings, task.seed, sizes)
+        drills = arithmetic.drills(settings, task.seed, task.drills)
+        return sets | {"solved": sets["solved"] + drills}
 
     return _made(task, put, split)
 

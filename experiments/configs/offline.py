@@ -50,6 +50,7 @@ def shared(scale: str, scales: Sequence[str] = SCALES) -> config_dict.ConfigDict
     config.task.train = ""
     config.task.test = ""  # empty: test_size problems of train, by task.seed
     config.task.solved_size = 4_000  # problems with written solutions, for sft
+    config.task.drills = 0  # of arithmetic, solved sums beside them: see `drills`
     config.task.train_size = 2_000  # others, to collect answers to; 0 of a file: all
     config.task.dev_size = 500  # problems to choose settings with
     config.task.test_size = 1_000  # 0: all of the file test; without one, none

@@ -180,6 +180,27 @@ def split(
     return {name: [next(problems) for _ in range(size)] for name, size in sizes.items()}
 
 
+def drills(config: Config, seed: int, count: int) -> list[Problem]:
+    """Sums of two to four numbers as large as products are, all solved rightly.
+
+    Who learns from them beside solutions that go wrong by habit can do the sums of the
+    right way, though it has seldom seen that way.
+
+    Args:
+      config: of the problems that they are drills for.
+      seed: of the draws.
+      count: how many.
+
+    Raises:
+      ValueError: as `make`.
+    """
+    sums = dataclasses.replace(
+        config, operations=(1, 3), largest=config.largest * config.factor, products=0.0,
+        careless=0.0, hasty=0.0, merged=0.0,
+    )  # fmt: skip
+    return make(sums, seed, count)
+
+
 def most_problems(config: Config) -> int:
     """Number of distinct problems; a bound on it where none may fall below 0."""
     numbers, signs = config.largest + 1, len(config.signs)

@@ -359,3 +359,17 @@ def test_first_error_is_the_first_wrong_line_of_the_written_way():
 def test_first_error_wants_an_expression():
     with pytest.raises(ValueError, match="is no expression"):
         arithmetic.first_error("1+2=?", [])
+
+
+def test_drills_are_sums_that_are_right():
+    habits = arithmetic.Config(
+        operations=(5, 5), largest=9, factor=4, products=1.0, signs="+", hasty=1.0
+    )
+    found = arithmetic.drills(habits, 3, 200)
+    numbers = [list(map(int, re.findall(r"\d+", one.prompt))) for one in found]
+    assert {len(some) for some in numbers} == {2, 3, 4}
+    assert 30 < max(max(some) for some in numbers) <= 36  # 9 * 4
+    for one, some in zip(found, numbers, strict=True):
+        assert "*" not in one.prompt and one.answer == str(sum(some))
+        assert one.solution.endswith(f"#### {sum(some)}")
+    assert arithmetic.drills(habits, 3, 5) == found[:5]
