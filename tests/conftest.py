@@ -1,4 +1,4 @@
-"""Eight simulated devices, quick compilation, and a cache of it that outlives the clone.
+"""Eight simulated devices, quick compilation, and its cache, which outlives the clone.
 
 Most of the suite's time is LLVM's, so it is told not to optimise, which halves the
 whole. `XLA_FLAGS=--xla_backend_optimization_level=3 make test` tests what users run, as
