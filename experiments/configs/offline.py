@@ -47,8 +47,7 @@ def shared(scale: str, scales: Sequence[str] = SCALES) -> config_dict.ConfigDict
     # How a question is put: line (it and the end of its line), question (as it is),
     # deepseek_math, chat (the tokenizer's template, the system message of the task).
     config.task.prompt = "line"
-    config.task.train = ""
-    config.task.test = ""  # empty: test_size problems of train, by task.seed
+    config.task.train = config.task.test = ""  # no test: test_size of train, by seed
     config.task.solved_size = 4_000  # problems with written solutions, for sft
     config.task.drills = 0  # of arithmetic, solved sums beside them: see `drills`
     config.task.train_size = 2_000  # others, to collect answers to; 0 of a file: all
