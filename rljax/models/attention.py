@@ -76,10 +76,10 @@ def attend_in_order(
     five eighths of all products are left.
 
     Args:
-      q: [B, T, H, head_dim].
-      k: [B, S, K, head_dim].
-      v: as `k`.
-      mask: bool [B, T, S], nowhere True above S - T + t for query t.
+      q: with the others as of `attend`, T <= S.
+      k: see `attend`.
+      v: see `attend`.
+      mask: see `attend`; nowhere True above S - T + t for query t.
       scale: see `attend`.
       cap: see `attend`.
 

@@ -1,8 +1,10 @@
-"""What share of problems a policy gets right, greedily and by samples."""
+"""What a task holds, and what share of problems a policy gets right."""
 
 import numpy as np
+import pytest
 
-from experiments import reasoning
+from experiments import border, reasoning, starts
+from experiments.configs import rrl
 from rljax.envs.reasoning.problems import Problem
 
 ASKED = [Problem(f"t{n}", f"{n}?", str(n), "") for n in range(reasoning.CHUNK + 3)]
@@ -36,3 +38,20 @@ def test_greedy_and_sampled_shares():
     assert found == (len(ASKED) + even) / (2 * len(ASKED))
     # Chunks draw with different keys, the same at every call.
     assert calls == [(size, 2, 1.0, 0), (3, 2, 1.0, size)]
+
+
+def test_drills_are_learnt_from_and_never_asked():
+    config = rrl.get_config("smoke")
+    config.task.products, config.task.drills = 1.0, 7
+    tokens = starts.choose_start(config).tokenizer
+    task = reasoning.make_task(config, tokens)
+    config.task.drills = 0
+    plain = reasoning.make_task(config, tokens)
+    assert len(task.solved) == len(plain.solved) + 7
+    assert task.solved[: len(plain.solved)] == plain.solved
+    assert all("*" not in one.prompt for one in task.solved[-7:])
+    for name in ("train", "dev", "test"):
+        assert getattr(task, name) == getattr(plain, name)
+    config.task.products, config.task.drills = 0.5, 7
+    with pytest.raises(border.ConfigError, match="config.task: drills are sums"):
+        reasoning.make_task(config, tokens)

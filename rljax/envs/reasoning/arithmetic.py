@@ -187,13 +187,21 @@ def drills(config: Config, seed: int, count: int) -> list[Problem]:
     right way, though it has seldom seen that way.
 
     Args:
-      config: of the problems that they are drills for.
+      config: of the problems that they are drills for, each of which has a product, so
+        that no drill is one of them.
       seed: of the draws.
       count: how many.
 
     Raises:
-      ValueError: as `make`.
+      ValueError: if problems may lack a product, or as `make`.
     """
+    if not count:
+        return []
+    if config.products < 1:
+        raise ValueError(
+            f"drills are sums, and with products = {config.products} a problem of the "
+            "test may be one of them: take products = 1, or no drills"
+        )
     sums = dataclasses.replace(
         config, operations=(1, 3), largest=config.largest * config.factor, products=0.0,
         careless=0.0, hasty=0.0, merged=0.0,

@@ -373,3 +373,16 @@ def test_drills_are_sums_that_are_right():
         assert "*" not in one.prompt and one.answer == str(sum(some))
         assert one.solution.endswith(f"#### {sum(some)}")
     assert arithmetic.drills(habits, 3, 5) == found[:5]
+
+
+def test_no_drill_may_be_a_problem_of_the_test():
+    some = arithmetic.Config(products=0.9)
+    with pytest.raises(ValueError, match="with products = 0.9 a problem of the test"):
+        arithmetic.drills(some, 1, 1)
+    # Nothing is asked of a config where no drills are: 9 * 4 is not below 10.
+    digits = arithmetic.Config(largest=9, factor=4, products=1.0, modulus=10)
+    assert arithmetic.drills(digits, 1, 0) == []
+    with pytest.raises(ValueError, match="modulus must be above largest"):
+        arithmetic.drills(digits, 1, 1)
+    mixed = dataclasses.replace(digits, modulus=0, operations=(1, 3))
+    assert all("*" in one.prompt for one in arithmetic.make(mixed, 1, 200))
