@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from rljax.models import attention, block
+from rljax.policy import texts
+from rljax.types import Packed
 from tests.models.test_decoder import PLAIN, V, apply, random_params
 
 # Queries, keys, and the products of pairs that are left.
@@ -80,3 +82,15 @@ def test_a_decoder_told_of_the_order(first, scan, monkeypatch):
     found = apply(c, random_params(c), ids, places, mask, first, True)
     assert asked and {count, count - first} == set(asked)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_of_texts_are_read_in_order(monkeypatch):
+    """What multiplies all pairs is not called; a row of 128 has two parts."""
+
+    def never(*_):
+        raise AssertionError("all pairs are multiplied")
+
+    params, some = random_params(PLAIN), jnp.zeros((1, 128), jnp.int32)
+    monkeypatch.setattr(block, "attend", never)
+    found = texts.make(PLAIN).hidden(params, Packed(*[some] * 9))
+    assert found.shape == (1, 128, PLAIN.width)
