@@ -23,17 +23,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments import border, driver
+from experiments import border, driver, study
+from experiments.study import Cell, json_path, work_path
 from rljax.training import metrics
 from rljax.training.files import RunError, read_json, write_json
-
-
-class Cell(NamedTuple):
-    """A method with settings changed, and the seeds it is run with."""
-
-    method: str  # a key of MODULES
-    overrides: dict[str, Any]  # dotted key of the config -> value
-    seeds: tuple[int, ...]
 
 
 class Run(NamedTuple):
@@ -41,7 +34,7 @@ class Run(NamedTuple):
 
     study: str
     cell: str
-    method: str
+    method: str  # a key of MODULES
     overrides: dict[str, Any]
     seed: int
     scale: str
@@ -160,36 +153,17 @@ STUDIES: dict[str, dict[str, Cell]] = {
 
 
 def runs_of(
-    study: str, scale: str, total_env_steps: int | None, only: Sequence[str] = ()
+    name: str, scale: str, total_env_steps: int | None, only: Sequence[str] = ()
 ) -> list[Run]:
     """The runs of a study: all cells of the first seed, then of the next.
 
     Raises:
       RunError: for a study or a cell there is none of.
     """
-    if study not in STUDIES:
-        raise RunError(f"--study={study}: there are {', '.join(STUDIES)}")
-    cells = STUDIES[study]
-    for name in only:
-        if name not in cells:
-            raise RunError(f"--only={name}: {study} has {', '.join(cells)}")
-    runs = [
-        Run(study, name, cell.method, cell.overrides, seed, scale, total_env_steps)
-        for name, cell in cells.items()
-        for seed in cell.seeds
-        if name in (only or cells)
+    return [
+        Run(scale=scale, total_env_steps=total_env_steps, **run._asdict())
+        for run in study.runs_of(STUDIES, name, only)
     ]
-    return sorted(runs, key=lambda run: run.seed)
-
-
-def json_path(out: pathlib.Path, run: Run) -> pathlib.Path:
-    """Where the JSON of a run is."""
-    return out / run.study / f"{run.cell}-seed{run.seed}.json"
-
-
-def work_path(out: pathlib.Path, run: Run) -> pathlib.Path:
-    """The workdir of a run."""
-    return out / run.study / "runs" / f"{run.cell}-seed{run.seed}"
 
 
 def is_done(out: pathlib.Path, run: Run) -> bool:
@@ -203,18 +177,11 @@ def is_done(out: pathlib.Path, run: Run) -> bool:
 
 def command_of(out: pathlib.Path, run: Run) -> list[str]:
     """The command line of a run."""
-    module = MODULES[run.method]
     settings = {**run.overrides, "seed": run.seed}
     if run.total_env_steps is not None:
         settings["total_env_steps"] = run.total_env_steps
-    return [
-        sys.executable,
-        "-m",
-        f"experiments.{module}",
-        f"--config=experiments/configs/{module}.py:{run.scale}",
-        f"--workdir={work_path(out, run)}",
-        *(f"--config.{key}={value}" for key, value in settings.items()),
-    ]
+    folder = work_path(out, run)
+    return study.command(MODULES[run.method], run.scale, folder, settings)
 
 
 def curve_of(rows: Sequence[metrics.Row]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from experiments import border, driver
 from rljax.training.files import RunError, read_json
@@ -25,6 +25,17 @@ class Run(NamedTuple):
     method: str
     seed: int
     overrides: dict[str, Any]
+
+
+class Named(Protocol):
+    """What a run is known by."""
+
+    @property
+    def study(self) -> str: ...
+    @property
+    def cell(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
 
 
 class Asked(NamedTuple):
@@ -72,12 +83,12 @@ def runs_of(
     ]
 
 
-def json_path(out: pathlib.Path, run: Run) -> pathlib.Path:
+def json_path(out: pathlib.Path, run: Named) -> pathlib.Path:
     """Where the JSON of a run is."""
     return out / run.study / f"{run.cell}-seed{run.seed}.json"
 
 
-def work_path(out: pathlib.Path, run: Run) -> pathlib.Path:
+def work_path(out: pathlib.Path, run: Named) -> pathlib.Path:
     """The workdir of a run."""
     return out / run.study / "runs" / f"{run.cell}-seed{run.seed}"
 
