@@ -36,7 +36,10 @@ CURVE = {
     "right_bare": "rollout/right_bare",
     "right_replayed": "rollout/right_replayed",
     "entropy": "rollout/entropy",
+    "new_solved_per_1k": "rollout/new_solved_per_1k",
+    "distinct_right": "rollout/distinct_right",
     "replay_share": "replay/share",
+    "redundant": "replay/states_redundant",
 }
 SUMS = ("tokens", "answers", "steps", "updates", "train_seconds")
 

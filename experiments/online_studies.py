@@ -124,11 +124,14 @@ STUDIES: Mapping[str, Mapping[str, Cell]] = {
     "ablations": {
         "rrl": _rrl(seeds=FEWER),
         "entropy_cuts": _rrl(seeds=FEWER, where="entropy"),
-        "frozen_scores": _rrl(seeds=FEWER, refresh=100_000),
+        "frozen_scores": _rrl(seeds=FEWER, rescore=False),
         "by_visits": _rrl(seeds=FEWER, choice="visits"),
         "failures_alone": _rrl(seeds=FEWER, proposes_below=0.0),
         "no_fade": _rrl(seeds=FEWER, fade=0.0),
+        "all_propose": _rrl(seeds=FEWER, proposes_below=1.0),
         "one_state": _rrl(seeds=FEWER, cells=1),
+        "ten_states": _rrl(seeds=FEWER, cells=10),
+        "share_0.95": _rrl(0.95, seeds=FEWER),
         # From written solutions without haste, which the others never see.
         "canonical": _rrl(seeds=FEWER, settings=_PPO | _RIGHT, canonical=2),
         "canonical_grpo": _rrl(

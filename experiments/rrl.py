@@ -109,6 +109,8 @@ def method_of(config: Any) -> online.Method:
             explained=replay.explained if critic else None,
             dead_after=replay.dead_after,
             proven=replay.proven,
+            chains=score is promise.by_group and not replay.proven,
+            rescore=bool(replay.rescore),
             # No score is made of it.
             entropy=where is promise.by_entropy and not replay.proven,
         )

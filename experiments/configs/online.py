@@ -161,6 +161,7 @@ def replay(scale: str) -> config_dict.ConfigDict:
     config.explained = 0.0
     config.proposes_below = 0.2  # bare success below which right answers propose, too
     config.refresh = 10  # steps between two looks of the critic at all states
+    config.rescore = True  # by the critic; else a state keeps its first score
     config.dead_after = 16  # tries without a right answer
     # Above 0: states are of right answers alone, so many of each, and of no critic.
     config.proven = 0

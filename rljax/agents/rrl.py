@@ -64,6 +64,8 @@ class Settings(NamedTuple):
       dead_after: tries without a right answer after which a cell goes.
       proven: 0, or so many states of each right answer, and none of wrong ones: see
         `promise.proven`. Neither `where`, `score` nor `explained` counts then.
+      chains: as of `archive.add`, of what a rollout proposes.
+      rescore: whether a critic's `refresh` gives states other scores.
       entropy: whether `where` or `score` reads the policy's; else it may be unknown.
     """
 
@@ -81,6 +83,8 @@ class Settings(NamedTuple):
     explained: float | None = None
     dead_after: int = 16
     proven: int = 0
+    chains: bool = False
+    rescore: bool = True
     entropy: bool = True
 
 
@@ -211,8 +215,9 @@ def remember(
     )
     states = _proposed(settings, found, allowed & found.judged, step)
     archive, added = archive_lib.add(
-        archive, states, step, end_ids=settings.end_ids, worth=settings.worth
-    )
+        archive, states, step, end_ids=settings.end_ids, worth=settings.worth,
+        chains=settings.chains,
+    )  # fmt: skip
     told |= {f"replay/states_{key}": float(n) for key, n in added._asdict().items()}
     return Memory(archive, bandit), told
 
@@ -254,7 +259,7 @@ def refresh(
         archive, archive_lib.dead(archive, settings.dead_after)
     )
     states = archive_lib.states(archive)
-    if value is not None and len(states.problem):
+    if settings.rescore and value is not None and len(states.problem):
         archive, _ = archive_lib.rescore(
             archive, states.problem, states.serial, value(states)
         )

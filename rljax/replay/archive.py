@@ -86,12 +86,14 @@ def add(
     end_ids: Sequence[int],
     worth: Worth = as_scored,
     origin: int = ROLLOUT,
+    chains: bool = False,
 ) -> tuple[Archive, Added]:
     """Keeps the proposals that are good enough, one after the other.
 
     A state that is there already keeps its visits and takes the higher score. One of
-    two states with the same score goes, if it begins with the other: the shorter stays.
-    In a full problem a state takes the place of the least worth, if it is worth more.
+    two states with the same score goes, if it begins with the other: the shorter stays,
+    unless there may be `chains`. In a full problem a state takes the place of the least
+    worth, if it is worth more.
 
     Args:
       archive: all cells.
@@ -100,6 +102,8 @@ def add(
       end_ids: tokens that end an answer: a finished answer is no state.
       worth: by what states are compared; a new one has no tries.
       origin: of the proposals.
+      chains: whether a state may go on from another with its score. A group's score
+        of 0 is that of many states.
 
     Returns:
       The archive, and what became of the proposals.
@@ -111,24 +115,25 @@ def add(
     _check(archive, proposals)
     draft = cells.on_host(archive)
     became = dict.fromkeys(Added._fields, 0)
+    rules = end_ids, worth, chains
     # Compared as they are stored: 0.7 is no higher than 0.7.
     given = proposals._replace(score=np.asarray(proposals.score, np.float32))
     for problem, tokens, length, score in zip(*given, strict=True):
         what, cell = "nothing", None
         state = np.asarray(tokens[:length], np.int32)
         if length and score > -np.inf:
-            what, cell = _offer(draft, int(problem), state, score, end_ids, worth)
+            what, cell = _offer(draft, int(problem), state, score, *rules)
         if cell is not None:
             cells.put(draft, int(problem), cell, state, score, update, origin)
         became[what] += 1
     return draft, Added(**became)
 
 
-def _offer(draft, problem, state, score, end_ids, worth) -> tuple[str, int | None]:
+def _offer(draft, problem, state, score, ends, worth, chains) -> tuple[str, int | None]:
     """What becomes of a state, and the cell it is to go to if there is one."""
     if len(state) > draft.room[problem]:
         return "too_long", None
-    if np.isin(state, end_ids).any():
+    if np.isin(state, ends).any():
         return "finished", None
     kin, mark = cells.kin(draft, problem, state), draft.mark[problem]
     if np.any((kin.same | kin.shorter) & (mark == FORBIDDEN)):
@@ -139,7 +144,7 @@ def _offer(draft, problem, state, score, end_ids, worth) -> tuple[str, int | Non
             return "known", None
         draft.score[problem, cell] = score
         return "raised", None
-    level = draft.score[problem] == score
+    level = (draft.score[problem] == score) & (not chains)
     if np.any(kin.shorter & level):
         return "redundant", None
     cells.free(draft, problem, kin.longer & level & (mark == NONE))
@@ -280,7 +285,7 @@ def feedback(
       archive: all cells.
       problem: int [M].
       serial: int [M], of the cells; bare starts are passed over.
-      tries: int [M], answers that were judged; one whose verifier failed is none.
+      tries: int [M], answers that were judged.
       solves: int [M], right answers among them.
 
     Returns:
@@ -370,12 +375,7 @@ def evict(archive: Archive, which: np.ndarray) -> tuple[Archive, int]:
 
 
 def dead(archive: Archive, tries: int = 16) -> np.ndarray:
-    """Cells that were tried so often and never led to a right answer, bool [N, K].
-
-    Args:
-      archive: all cells.
-      tries: how often.
-    """
+    """Cells with that many `tries` at least and no right answer, bool [N, K]."""
     return archive.used & (archive.tries >= tries) & (archive.solves == 0)
 
 

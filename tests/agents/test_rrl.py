@@ -57,6 +57,32 @@ def begun():
     return rrl.remember(SETTINGS, memory, NOTHING, found(starts, [False, False]), 0)
 
 
+def test_groups_without_success_make_states_grow():
+    """Both states have the score 0, which says nothing of either."""
+    settings = SETTINGS._replace(score=promise.by_group, explained=None, chains=True)
+    memory = rrl.begin(settings, np.full(3, LONGEST))
+    starts = archive.bare(np.array([1]), LONGEST)
+    first = found(starts, [False, False])
+    memory, _ = rrl.remember(settings, memory, NOTHING, first, 0)
+    memory, starts, _ = rrl.choose(settings, memory, NOTHING, np.array([1]), 1)
+    second = found(starts, [False, False])
+    memory, told = rrl.remember(settings, memory, NOTHING, second, 1)
+    assert told["replay/states_added"] == 1 and told["replay/states_redundant"] == 0
+    assert memory.archive.score[1].tolist() == [0.0, 0.0]
+    assert cells.state_of(memory.archive, 1, 1).tolist() == [1, 2, 3, 1, 2, 3]
+
+
+def test_scores_may_stay_what_they_were():
+    """What is dead goes all the same."""
+    memory, _ = begun()
+    settings = SETTINGS._replace(rescore=False)
+    value = lambda states: np.full(len(states.problem), 0.9)  # noqa: E731
+    kept, _ = rrl.refresh(settings, memory, NOTHING, value)
+    anew, _ = rrl.refresh(SETTINGS, memory, NOTHING, value)
+    assert kept.archive.score[1, 0] == np.float32(0.3)
+    assert anew.archive.score[1, 0] == np.float32(0.9)
+
+
 def test_a_promising_state_is_kept_and_gone_on_from():
     memory, told = begun()
     assert cells.state_of(memory.archive, 1, 0).tolist() == [1, 2, 3]

@@ -6,11 +6,12 @@ The model has random weights; what is right is said in `online_runs`.
 import json
 import math
 import shutil
+import types
 
 import numpy as np
 import pytest
 
-from experiments import border, judging, online, reasoning, starts
+from experiments import border, judging, online, reasoning, rrl, starts
 from rljax.training import checkpoint
 from rljax.training import online as steps
 from rljax.training.files import RunError
@@ -261,6 +262,16 @@ def test_what_cannot_be_is_refused_in_words(tmp_path, method, match, more):
     with pytest.raises(RunError, match=match):
         run(method, tmp_path / "x", f"--config.{more}")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("base, chains", [("ppo", False), ("grpo", True)])
+def test_scores_of_groups_make_no_state_redundant(base, chains):
+    """And a critic scores anew unless it is told not to."""
+    spec = f"--config={CONFIGS / 'rrl'}.py:smoke"
+    words = [spec, "--workdir=x", f"--config.base={base}", "--config.replay.rescore=False"]
+    settings = rrl.method_of(border.read_command(words).config).replay
+    found = settings(types.SimpleNamespace(eos_ids=(1,)))  # pyrefly: ignore
+    assert (found.chains, found.rescore, found.end_ids) == (chains, False, (1,))
 
 
 def test_what_the_base_cannot_say_is_refused(tmp_path):

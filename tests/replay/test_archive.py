@@ -85,6 +85,17 @@ def test_scores_are_compared_as_they_are_stored():
     assert became(added) == {"known": 1, "redundant": 1, "below": 1}
 
 
+def test_states_of_one_score_may_go_on_from_each_other():
+    """Group scores are 0 wherever nothing was right: that makes no state redundant."""
+    longer, shorter = (0, (1, 2), 0.0), (0, (1,), 0.0)
+    alone, added = add(filled(), longer, shorter, longer)
+    assert became(added) == {"added": 2, "redundant": 1}
+    assert contents(alone, 0) == {(1,): 0.0}
+    both, added = add(filled(), longer, shorter, longer, chains=True)
+    assert became(added) == {"added": 2, "known": 1}
+    assert contents(both, 0) == {(1,): 0.0, (1, 2): 0.0}
+
+
 def test_too_long_is_refused_and_never_cut():
     archive = cells.empty(np.array([2, 4]), 3, 8)
     rows = [(0, (1, 2, 3), 1.0), (1, (1, 2, 3), 1.0), (1, (1, 2, 3, 4, 5), 1.0)]
