@@ -115,6 +115,14 @@ def _chosen(names: Sequence[str], **more: Any) -> dict[str, Cell]:
     return {n: c._replace(overrides=c.overrides | more) for n, c in cells.items()}
 
 
+# What the paper leaves open of rounds, the other way.
+CHOICES = {
+    "oreo_first": {"reference": "first"},
+    "oreo_carried": {"critic": "carried"},
+    "oreo_old_data": {"old_data": True},
+}
+
+
 def _rounds() -> dict[str, Cell]:
     """Three rounds of a method, the first on the log that `compare` learns from."""
     found = {}
@@ -125,6 +133,9 @@ def _rounds() -> dict[str, Cell]:
         }
         settings |= {"method": method, "rounds": 3, "collect.samples": LOG["samples"]}
         found[method] = Cell("iterate", settings, REPORTED[:3])
+    plain = found["oreo"].overrides
+    for name, choice in CHOICES.items():
+        found[name] = Cell("iterate", plain | choice, REPORTED[:3])
     return found
 
 

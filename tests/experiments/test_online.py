@@ -268,7 +268,12 @@ def test_what_cannot_be_is_refused_in_words(tmp_path, method, match, more):
 def test_scores_of_groups_make_no_state_redundant(base, chains):
     """And a critic scores anew unless it is told not to."""
     spec = f"--config={CONFIGS / 'rrl'}.py:smoke"
-    words = [spec, "--workdir=x", f"--config.base={base}", "--config.replay.rescore=False"]
+    words = [
+        spec,
+        "--workdir=x",
+        f"--config.base={base}",
+        "--config.replay.rescore=False",
+    ]
     settings = rrl.method_of(border.read_command(words).config).replay
     found = settings(types.SimpleNamespace(eos_ids=(1,)))  # pyrefly: ignore
     assert (found.chains, found.rescore, found.end_ids) == (chains, False, (1,))
