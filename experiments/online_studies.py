@@ -117,6 +117,7 @@ STUDIES: Mapping[str, Mapping[str, Cell]] = {
         "grpo": _cell("grpo", 0.0, **_GRPO),
         "proven_grpo": _rrl(base="grpo", **_PROVEN),
         "rrl_grpo": _rrl(base="grpo"),
+        "prototype_grpo": _rrl(0.95, base="grpo", **_ALWAYS),
         # Where nothing is right the critic's errors are not blown up to variance 1.
         "ppo_floor": _cell("ppo", 0.0, **_PPO, **_FLOOR),
         "rrl_floor": _rrl(settings=_PPO | _FLOOR),

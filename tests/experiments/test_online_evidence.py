@@ -20,7 +20,7 @@ def test_every_cell_of_every_study_is_a_command_that_is_accepted():
             assert config.seed == run.seed and config.model.path == "out/base/hf"
             assert config.rollout.tokens == online_studies.COMMON["rollout.tokens"]
             assert config.task.to_dict()["operations"] == (5, 5)
-            if run.cell == "rrl_prototype":
+            if run.cell in ("rrl_prototype", "prototype_grpo"):
                 assert config.replay.share == config.replay.most == 0.95
 
 
