@@ -17,6 +17,7 @@ from rljax.data import logs
 from rljax.data.record import Record
 from rljax.envs.reasoning import arithmetic
 from rljax.training.files import RunError
+from rljax.types import GOOD
 
 _TASK = re.compile(r"arithmetic/(\d+(?:[-+*]\d+)+)")
 
@@ -65,7 +66,7 @@ def count(records: Iterable[Record]) -> dict[str, Count]:
         said = one.response.split("\n")[0].split("=")[0]
         same = arithmetic.left_to_right(parts) == arithmetic.value(parts)
         kinds["plain" if same else "misread"].append(
-            (one.reward > 0.5, said != "".join(parts[:3]))
+            (one.reward > GOOD, said != "".join(parts[:3]))
         )
     return {name: _summed(found) for name, found in kinds.items()}
 

@@ -31,7 +31,7 @@ from rljax.envs.reasoning import arithmetic
 from rljax.training import ranking
 from rljax.training.files import RunError, write_json
 from rljax.training.ranking import FIRST_WRONG, LATER, RIGHT, Estimate, Steps
-from rljax.types import Episode
+from rljax.types import GOOD, Episode
 
 _TASK = "arithmetic/"
 _LEFT_OUT = ("right with a wrong line", "wrong without a wrong line")
@@ -89,7 +89,7 @@ def mark(
         if one.ids[-1] not in eos_ids:
             lines = lines[:-1]
         error = arithmetic.first_error(one.task.removeprefix(_TASK), lines)
-        right = one.reward > 0.5
+        right = one.reward > GOOD
         if right == (error < 0):
             found.append(Marked(one, lines, error))
         else:

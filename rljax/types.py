@@ -18,6 +18,8 @@ Key = jax.Array  # from jax.random.key; a function that takes one consumes it
 Metrics = dict[str, jax.Array]  # scalars, named in slash groups
 Observation = Any  # an environment's own compact PyTree of small integers
 
+GOOD = 0.5  # an attempt is right, or good, where its reward is above this
+
 
 class Tokens(NamedTuple):
     """A padded token sequence; real tokens first."""

@@ -23,7 +23,7 @@ from rljax.agents.offline import OfflineAgent, Optimizer, Reading, State
 from rljax.losses import oreo
 from rljax.losses.masked import masked_mean
 from rljax.policy.texts import Texts
-from rljax.types import Key, Metrics, Packed, Params
+from rljax.types import GOOD, Key, Metrics, Packed, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,8 +197,8 @@ def _terms(level: oreo.Level, scores, value, batch: Packed) -> oreo.Terms:
 
 def _told(scores, value, batch: Packed, axis_name) -> Metrics:
     """Entropy, and log-ratios and V of good and bad answers, means over tokens."""
-    good = batch.mask & (batch.reward > 0.5)[:, None]
-    bad = batch.mask & ~(batch.reward > 0.5)[:, None]
+    good = batch.mask & (batch.reward > GOOD)[:, None]
+    bad = batch.mask & ~(batch.reward > GOOD)[:, None]
     ratio = scores.log_prob - scores.reference_log_prob
     return {
         "train/entropy": masked_mean(scores.entropy, batch.mask, axis_name),

@@ -17,7 +17,7 @@ from rljax.agents.offline import OfflineAgent, Optimizer, Reading, State
 from rljax.losses import preference
 from rljax.losses.masked import masked_mean
 from rljax.policy.texts import Texts
-from rljax.types import Key, Metrics, Packed, Params
+from rljax.types import GOOD, Key, Metrics, Packed, Params
 
 # (rho of first [B] and second [B] texts, rewards of the first [B], mask [B], axis)
 Loss = Callable[..., preference.PreferenceLoss]
@@ -46,7 +46,7 @@ def kto(beta: float, good_weight: float = 1.0, bad_weight: float = 1.0) -> Loss:
 
     def loss(first, second, reward, mask, axis_name):
         return preference.kto_loss(
-            first, second, reward > 0.5, mask, beta, good_weight, bad_weight, axis_name
+            first, second, reward > GOOD, mask, beta, good_weight, bad_weight, axis_name
         )
 
     return loss

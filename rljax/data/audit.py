@@ -19,7 +19,7 @@ from rljax.data.logs import BadLine
 from rljax.data.record import Record
 from rljax.text.template import Template
 from rljax.text.tokenizer import Tokenizer
-from rljax.types import Episode
+from rljax.types import GOOD, Episode
 
 _SHORT = 0.05  # share of attempts cut short that is worth a warning
 _NOTES = {"special", "closing", "chat"}  # flags that are no warnings
@@ -178,10 +178,10 @@ def _cut_short(rows: Sequence[Row]) -> list[Finding]:
     if not short:
         return []
     share = len(short) / len(rows)
-    right = [row.line for row in short if row.reward > 0]
+    right = [row.line for row in short if row.reward > GOOD]
     text = (
         f"attempts were cut short ({100 * share:.1f} %), {len(right)} of them with a "
-        "reward above 0"
+        f"reward above {GOOD:g}"
     )
     severity = "warning" if share > _SHORT or right else "note"
     lines = tuple(row.line for row in short)

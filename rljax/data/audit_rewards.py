@@ -1,9 +1,9 @@
 """What an audit says of rewards: their range, who earns them, and what they favour.
 
 Offline data carry their bias into the policy. An attempt is right where its reward is
-above 0. Intervals are of 95 %: Wilson's for a share, Newcombe's (1998, method 10) for
-the difference of two, Fisher's for a correlation. They take attempts as independent,
-so they are too narrow where many are of one task.
+above `types.GOOD`, as in training. Intervals are of 95 %: Wilson's for a share,
+Newcombe's (1998, method 10) for the difference of two, Fisher's for a correlation. They
+take attempts as independent, so they are too narrow where many are of one task.
 
 Shapes: N attempts.
 """
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rljax.data.audit_rows import Finding, Row, Table
+from rljax.types import GOOD
 
 _Z = 1.959964  # of a normal distribution, 97.5 %
 _MANY = 0.5  # share of tasks without contrast that is worth a warning
@@ -123,11 +124,13 @@ def _range(rows: Sequence[Row]) -> list[Finding]:
     text = (
         f"rewards from {values[0]:g} to {values[-1]:g}, {len(values)} different "
         f"({some}), mean {rewards.mean():.4g}; {_percent(share)} of attempts are right "
-        "(above 0)"
+        f"(a reward above {GOOD:g})"
     )
     found = [Finding("reward range", "note", text, len(rows))]
     if not right:
-        text = "no attempt has a reward above 0: there is no success to learn from"
+        text = (
+            f"no attempt has a reward above {GOOD:g}: there is no success to learn from"
+        )
         found.append(Finding("no success", "error", text, len(rows), _lines(rows)))
     elif len(right) == len(rows):
         text = "all attempts are right: only imitation can learn from them"
@@ -287,7 +290,7 @@ def _share_bin(share: float) -> str:
 
 
 def _right(row: Row) -> bool:
-    return row.reward > 0
+    return row.reward > GOOD
 
 
 def _task(row: Row) -> str:

@@ -6,14 +6,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from rljax.data.packing import Item
-from rljax.types import Episode
-
-GOOD = 0.5  # a reward above it is that of a good answer
+from rljax.types import GOOD, Episode
 
 
 def good_only(log: Sequence[Episode]) -> list[Item]:
-    """The good episodes, each by itself: what rejection sampling learns from."""
-    return [(episode,) for episode in log if episode.reward > GOOD]
+    """The good episodes, each by itself: what rejection sampling learns from.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    found: list[Item] = [(episode,) for episode in log if episode.reward > GOOD]
+    if not found:
+        raise ValueError(
+            f"none of the {len(log):,} attempts has a reward above {GOOD:g}, as a good "
+            "one has: there is nothing to learn from"
+        )
+    return found
 
 
 def better_and_worse(log: Sequence[Episode], seed: int, most: int = 6) -> list[Item]:
@@ -51,8 +59,9 @@ def better_and_worse(log: Sequence[Episode], seed: int, most: int = 6) -> list[I
             pairs.append((good[number // len(bad)], bad[number % len(bad)]))
     if not pairs:
         raise ValueError(
-            f"none of the {len(tasks):,} tasks has a good answer and a bad one, so "
-            "there is no pair to compare: collect more answers to each task"
+            f"none of the {len(tasks):,} tasks has a good answer (a reward above "
+            f"{GOOD:g}) and a bad one, so there is no pair to compare: collect more "
+            "answers to each task"
         )
     return pairs
 

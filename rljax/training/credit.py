@@ -22,7 +22,7 @@ import numpy as np
 from rljax.agents.offline import Reading
 from rljax.data import steps
 from rljax.text.tokenizer import Tokenizer
-from rljax.types import Episode
+from rljax.types import GOOD, Episode
 
 # How a column is named, and what it says, in the order they are offered.
 COLUMNS = {
@@ -199,7 +199,7 @@ def choose(log: Sequence[Episode], problems: int, each: int) -> list[list[int]]:
     groups: dict[str, tuple[list[int], list[int]]] = {}
     for place, episode in enumerate(log):
         right, wrong = groups.setdefault(episode.task, ([], []))
-        (right if episode.reward > 0.5 else wrong).append(place)
+        (right if episode.reward > GOOD else wrong).append(place)
     mixed = [group for group in groups.values() if all(group)]
     same = [group for group in groups.values() if not all(group)]
     return [

@@ -14,6 +14,7 @@ import numpy as np
 from rljax.training import credit, report_page
 from rljax.training.credit import Answer
 from rljax.training.credit_style import SCRIPT, STYLE
+from rljax.types import GOOD
 
 _TITLES = {
     "value": "V",
@@ -136,8 +137,8 @@ def _step_of(one: Answer) -> list[int]:
 
 
 def _cards(answers: Sequence[Answer], groups: Sequence[Sequence[int]]) -> str:
-    right = [one for one in answers if one.reward > 0.5]
-    wrong = [one for one in answers if one.reward <= 0.5]
+    right = [one for one in answers if one.reward > GOOD]
+    wrong = [one for one in answers if one.reward <= GOOD]
     cards = {
         "problems": f"{len(groups):,}",
         "right answers": f"{len(right):,}",
@@ -227,7 +228,7 @@ def _list(
 def _verdict(one: Answer) -> tuple[str, str]:
     if one.reward in (0.0, 1.0):
         return ("won", "right") if one.reward else ("lost", "wrong")
-    return ("won" if one.reward > 0.5 else "lost"), f"reward {one.reward:g}"
+    return ("won" if one.reward > GOOD else "lost"), f"reward {one.reward:g}"
 
 
 def _side(change: float) -> str:
@@ -244,7 +245,7 @@ def _share(change: float, most: float) -> str:
 def _problem(answers, group: Sequence[int], shown: _Shown) -> str:
     one = answers[group[0]]
     sides = [
-        [i for i in group if (answers[i].reward > 0.5) == right]
+        [i for i in group if (answers[i].reward > GOOD) == right]
         for right in (True, False)
     ]
     told = [

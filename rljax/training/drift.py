@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rljax.agents.offline import Reading
-from rljax.types import Episode
+from rljax.types import GOOD, Episode
 
 _SOURCES = 8  # with the most answers; the others share a group
 
@@ -161,7 +161,7 @@ def _means(rows: Sequence[np.ndarray], counts: Sequence[int]) -> np.ndarray:
 
 def _groups(shown: Sequence[Episode], counts: Sequence[int]) -> dict[str, np.ndarray]:
     """Which answers are in which group, bool [N] each."""
-    right = np.array([episode.reward > 0.5 for episode in shown])
+    right = np.array([episode.reward > GOOD for episode in shown])
     length = np.array(counts)
     first, second = np.quantile(length, [1 / 3, 2 / 3])
     groups = {

@@ -150,7 +150,7 @@ def test_pairs_are_good_then_bad_of_one_task_and_none_twice():
     assert names != [
         (a.line, b.line) for a, b in pairs.better_and_worse(LOG, seed=4, most=3)
     ]
-    with pytest.raises(ValueError, match="none of the 1 tasks has a good answer"):
+    with pytest.raises(ValueError, match=r"none of the 1 tasks has .*reward above 0.5"):
         pairs.better_and_worse(LOG[:1], seed=0)
 
 
@@ -172,3 +172,8 @@ def test_mismatched_answers_follow_the_own_prompt():
 
 def test_good_only():
     assert [e.line for (e,) in pairs.good_only(LOG)] == list(range(1, 9, 2))
+    level = [episode._replace(reward=0.5) for episode in LOG]
+    with pytest.raises(
+        ValueError, match="none of the 8 attempts has a reward above 0.5"
+    ):
+        pairs.good_only(level)

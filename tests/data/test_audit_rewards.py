@@ -1,12 +1,18 @@
 """Rewards: intervals against scipy and a published example, biases planted."""
 
+import ast
+import pathlib
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from rljax.data import audit_rewards as ours
+from rljax.types import GOOD
 from tests.data import auditing
 from tests.data.auditing import look, save
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 5), (5, 5), (3, 10), (700, 1000)])
@@ -113,3 +119,38 @@ def test_tables_count_everything(tmp_path):
     result = look(save(tmp_path / "log", many))
     (table,) = [t for t in result.tables if t.title == "Rewards"]
     assert len(table.rows) == 10 and sum(row[1] for row in table.rows) == 40
+
+
+def test_what_is_right_is_what_training_takes_for_right(tmp_path):
+    rows = [row | {"reward": row["reward"] * GOOD} for row in auditing.clean()]
+    found = kinds(look(save(tmp_path / "log", rows)))
+    assert found["no success"].severity == "error"
+    assert found["no success"].text.startswith("no attempt has a reward above 0.5:")
+    rows[1] |= {"reward": 0.6, "truncated": True}
+    found = kinds(look(save(tmp_path / "log", rows)))
+    assert (
+        "2.5 % of attempts are right (a reward above 0.5)" in found["reward range"].text
+    )
+    assert "1 of them with a reward above 0.5" in found["cut short"].text
+
+
+def own_thresholds(source):
+    """Lines that compare a reward with a number other than 0 and 1 exactly."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Compare)
+        and not isinstance(node.ops[0], ast.Eq | ast.NotEq | ast.In | ast.NotIn)
+        and ast.unparse(node.left).endswith("reward")
+        and isinstance(node.comparators[0], ast.Constant)
+    ]
+
+
+def test_one_threshold_for_all():
+    assert own_thresholds("a = row.reward > 0\nb = reward >= 0.5") == [1, 2]
+    found = {
+        str(path): own_thresholds(path.read_text())
+        for folder in ("rljax", "experiments")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert [path for path, lines in found.items() if lines] == []
