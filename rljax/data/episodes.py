@@ -106,11 +106,11 @@ def load(
 
 
 def _useless(path: str | pathlib.Path, skipped: Sequence[logs.BadLine]) -> str:
-    first = f"; the first is line {skipped[0].line}" if skipped else ""
-    why = f": {skipped[0].reason}" if skipped else ""
+    if not skipped:
+        return f"{path} is empty"
     return (
         f"{path} holds no attempt that can be used, and {len(skipped)} lines that "
-        f"cannot{first}{why}"
+        f"cannot; the first is line {skipped[0].line}: {skipped[0].reason}"
     )
 
 

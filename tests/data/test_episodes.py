@@ -266,7 +266,7 @@ def test_load_stops(tmp_path):
     path = save(tmp_path / "log.jsonl", *ROWS)
     with pytest.raises(logs.LogError, match="log.jsonl, line 2: the tokenizer joins"):
         episodes.load(path, tokenizer(), template())
-    with pytest.raises(logs.LogError, match="holds no attempt that can be used"):
+    with pytest.raises(logs.LogError, match="empty is empty$"):
         episodes.load(save(tmp_path / "empty"), tokenizer())
     with pytest.raises(ValueError, match="on_error is 'ignore'"):
         episodes.load(path, tokenizer(), on_error="ignore")
@@ -304,7 +304,7 @@ def test_several_logs_are_one_after_the_other(tmp_path):
     with pytest.raises(logs.LogError, match="two.jsonl, line 2: the tokenizer joins"):
         episodes.load([first, second], tokenizer(), template())
     empty = save(tmp_path / "empty")
-    with pytest.raises(logs.LogError, match="empty holds no attempt that can be used"):
+    with pytest.raises(logs.LogError, match="empty is empty$"):
         episodes.load([first, empty], tokenizer(), template())
     with pytest.raises(ValueError, match="is the log itself"):
         episodes.load([first, rejects], tokenizer(), template(), **options)
