@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from experiments import audit_page, border
 from rljax.data import audit as audit_lib
-from rljax.data import audit_rows, episodes
+from rljax.data import audit_leaks, episodes
 from rljax.data.audit import Audit
 from rljax.models import loading
 from rljax.text import batch, chat
@@ -121,8 +121,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _audit(given: argparse.Namespace) -> Audit:
-    held = audit_rows.held_out(given.test) if given.test else None
     reader = _reader(given)
+    tokenizer = None if reader is None else reader.tokenizer
+    held = audit_leaks.held_out(given.test, tokenizer) if given.test else None
     if reader is None:
         if given.row is not None:
             raise ValueError("--row counts tokens: give --model or --tokenizer, too")

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from rljax.data import audit_rewards, audit_rows, logs, record
-from rljax.data.audit_rows import FLAGS, Finding, Held, Row, Table
+from rljax.data.audit_leaks import Held
+from rljax.data.audit_rows import FLAGS, Finding, Row, Table
 from rljax.data.logs import BadLine
 from rljax.data.record import Record
 from rljax.text.template import Template
@@ -26,6 +27,8 @@ _NOTES = {"special", "closing", "chat"}  # flags that are no warnings
 _LEAKS = {
     "exact": "prompts of the log are prompts of the test file, word for word",
     "normal": "prompts of the log are those of the test file but for case and spaces",
+    "turn": "prompts of the log ask, in a template, what those of the test file ask",
+    "framed": "prompts of the log are those of the test file, all in the same words",
     "task": "tasks of the log are tasks of the test file",
     "inside": "prompts of the log have a prompt of the test file in them",
 }
@@ -65,7 +68,7 @@ def audit(
       end_ids: tokens that end what the policy says.
       sizes: tokens that the rows of a batch hold; an episode longer than all is an
         error. Without them no length is.
-      held: prompts of a test file, as from `audit_rows.held_out`.
+      held: prompts of a test file, as from `audit_leaks.held_out`.
 
     Raises:
       LogError: if the file is not there, or of another kind.
@@ -145,10 +148,17 @@ def _leaks(rows: Sequence[Row], held: Held | None) -> list[Finding]:
     if held is None:
         text = "no test file was given: nothing was looked for in it"
         return [Finding("leakage", "note", text)]
+    framed: dict[bytes, set[int]] = collections.defaultdict(set)
+    for row in rows:
+        if row.leak is not None and row.leak.frame:
+            framed[row.leak.frame].add(row.leak.line)
     kinds: dict[str, list[tuple[int, int]]] = {}
     for row in rows:
         if row.leak is not None:
-            kinds.setdefault(row.leak[0], []).append((row.line, row.leak[1]))
+            # Words that stand around several test prompts are a template.
+            several = len(framed.get(row.leak.frame, ())) > 1
+            kind = "framed" if several else row.leak.kind
+            kinds.setdefault(kind, []).append((row.line, row.leak.line))
     found = []
     for kind, text in _LEAKS.items():
         if pairs := kinds.get(kind):

@@ -4,16 +4,15 @@ Texts are not kept, only digests of them, so that a log larger than memory can b
 looked over.
 """
 
-import hashlib
 import json
-import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rljax.data import episodes, logs, record, steps
+from rljax.data import audit_leaks, episodes, steps
+from rljax.data.audit_leaks import Held, Leak, digest
 from rljax.data.record import Record
 from rljax.text import dialogue
 from rljax.text.template import POLICY, Template
@@ -21,8 +20,6 @@ from rljax.text.tokenizer import Tokenizer
 from rljax.types import Episode
 
 SEVERITIES = ("error", "warning", "note")
-_WORDS = 8  # a test prompt of so many words or more is looked for inside others
-_PROMPT_KEYS = ("prompt", "question", "problem")
 
 
 class Finding(NamedTuple):
@@ -58,7 +55,7 @@ class Row(NamedTuple):
     truncated: bool
     flags: frozenset[str]  # of `FLAGS`
     unknown: tuple[str, ...]
-    leak: tuple[str, int] | None  # how the prompt is in the test file, and its line
+    leak: Leak | None  # how the prompt is in the test file
 
 
 FLAGS = {
@@ -73,50 +70,6 @@ FLAGS = {
     "template": "the chat template would write the conversation in another way",
     "chat": "is a conversation",
 }
-
-
-class Held(NamedTuple):
-    """Prompts of a test file, to be looked for in a log."""
-
-    count: int
-    exact: dict[bytes, int]  # digest -> line
-    normal: dict[bytes, int]  # of the text in lower case, with single spaces
-    begin: dict[tuple[str, ...], list[tuple[tuple[str, ...], int]]]  # by first words
-    tasks: dict[str, int]
-
-
-def held_out(path: str | pathlib.Path) -> Held:
-    """The prompts of a test file.
-
-    Args:
-      path: JSON lines, each with `prompt`, `question`, `problem` or `conversations`;
-        compressed or not.
-
-    Raises:
-      LogError: if a line cannot be read or has none of these, or there is no line.
-    """
-    held = Held(0, {}, {}, {}, {})
-    count = 0
-    for line, values in logs.objects(path):
-        if isinstance(values, logs.BadLine):
-            raise logs.LogError(str(values))
-        text = _prompt_in(values)
-        if text is None:
-            known = ", ".join((*_PROMPT_KEYS, "conversations"))
-            raise logs.LogError(
-                f"{path}, line {line}: there is no prompt; any of {known}"
-            )
-        count += 1
-        words = tuple(text.lower().split())
-        held.exact.setdefault(digest(text), line)
-        held.normal.setdefault(digest(" ".join(words)), line)
-        if len(words) >= _WORDS:
-            held.begin.setdefault(words[:_WORDS], []).append((words, line))
-        if values.get("task") not in (None, ""):
-            held.tasks.setdefault(str(values["task"]), line)
-    if not count:
-        raise logs.LogError(f"{path} holds no prompt")
-    return held._replace(count=count)
 
 
 def look(
@@ -147,6 +100,10 @@ def look(
             dialogue.check_dialogue(template, talk)
         except ValueError:
             flags.add("template")
+    leak = None
+    if held is not None:
+        cut = audit_leaks.marks(tokenizer)
+        leak = audit_leaks.find(held, attempt, prompt, cut)
     length = len(response) if episode is None else int(episode.action.sum())
     return Row(
         line=attempt.line,
@@ -161,13 +118,8 @@ def look(
         truncated=attempt.truncated,
         flags=frozenset(flags),
         unknown=attempt.unknown,
-        leak=None if held is None else _leak(held, attempt, prompt),
+        leak=leak,
     )
-
-
-def digest(text: str) -> bytes:
-    """Sixteen bytes that stand for a text."""
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def _texts(
@@ -243,36 +195,6 @@ def _token_flags(
 
 def _decode(tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray) -> str:
     return tokenizer.decode([int(i) for i in ids], clean_up_tokenization_spaces=False)
-
-
-def _leak(held: Held, attempt: Record, prompt: str) -> tuple[str, int] | None:
-    if (line := held.exact.get(digest(prompt))) is not None:
-        return "exact", line
-    words = tuple(prompt.lower().split())
-    if (line := held.normal.get(digest(" ".join(words)))) is not None:
-        return "normal", line
-    if attempt.task and (line := held.tasks.get(attempt.task)) is not None:
-        return "task", line
-    for place in range(len(words) - _WORDS + 1):
-        for other, line in held.begin.get(words[place : place + _WORDS], ()):
-            if words[place : place + len(other)] == other:
-                return "inside", line
-    return None
-
-
-def _prompt_in(values: Any) -> str | None:
-    if not isinstance(values, dict):
-        return None
-    for key in _PROMPT_KEYS:
-        if isinstance(values.get(key), str):
-            return values[key]
-    try:
-        talk = record.messages(values.get("conversations"))
-    except ValueError:
-        return None
-    first = [i for i, message in enumerate(talk) if message.role == POLICY]
-    asked = talk[: first[0]] if first else talk
-    return "\n".join(message.text for message in asked if message.role == "user")
 
 
 def shape(reason: str) -> str:

@@ -3,7 +3,7 @@
 import functools
 import json
 
-from rljax.data import audit, audit_rows, episodes
+from rljax.data import audit, audit_leaks, episodes
 from rljax.text import chat
 from tests.text import speaking
 
@@ -42,7 +42,7 @@ def look(path, test=None, sizes=(), jinja=None):
     tokens = tokenizer()
     template = chat.from_tokenizer(tokens, chat_template=jinja)
     make = functools.partial(episodes.tokenise, tokenizer=tokens, template=template)
-    held = None if test is None else audit_rows.held_out(test)
+    held = None if test is None else audit_leaks.held_out(test, tokens)
     ends = [tokens.eos_token_id]
     return audit.audit(
         path, make, tokens, template, end_ids=ends, sizes=sizes, held=held

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from rljax.data import audit, audit_rows, logs
+from rljax.data import audit, audit_leaks, audit_rows, logs
 from tests.data import auditing
 from tests.data.auditing import clean, look, save
 from tests.text import speaking
@@ -211,9 +211,9 @@ def test_a_test_file_without_prompts_is_refused(tmp_path):
     ):
         path = save(tmp_path / "test", [{"prompt": "a"}, row])
         with pytest.raises(logs.LogError, match=what):
-            audit_rows.held_out(path)
+            audit_leaks.held_out(path)
     with pytest.raises(logs.LogError, match="holds no prompt"):
-        audit_rows.held_out(save(tmp_path / "test", []))
+        audit_leaks.held_out(save(tmp_path / "test", []))
 
 
 def test_without_a_tokenizer(tmp_path):
