@@ -6,8 +6,9 @@
 `--model` (or `--tokenizer`, a Hugging Face folder) is what the log is for; without it
 nothing is said of tokens. `--test` holds prompts that must not be in the log. `--row`
 is the most tokens that a row of a batch will hold, the model's context unless given.
-One finding a line; `--out` keeps them as audit.html and audit.json, with all lines
-that each is about.
+`--data=a.jsonl,b.jsonl` looks several logs over as if they were one, as training reads
+them. One finding a line; `--out` keeps them as audit.html and audit.json, with all
+lines that each is about.
 
 Ends with 0, or with 1 where there is an error: lines that cannot be used, a file that
 breaks off, no attempt, no success, episodes longer than a row, prompts or tasks of the
@@ -23,8 +24,9 @@ from typing import Any, NamedTuple
 
 from experiments import audit_page, border
 from rljax.data import audit as audit_lib
-from rljax.data import audit_leaks, episodes
+from rljax.data import audit_leaks, episodes, logs
 from rljax.data.audit import Audit
+from rljax.data.audit_rows import Finding
 from rljax.models import loading
 from rljax.text import batch, chat
 from rljax.text import tokenizer as tokenizers
@@ -64,7 +66,7 @@ def lines(found: Audit) -> list[str]:
     """
     told = []
     for finding in found.findings:
-        where = f"  [lines {ranges(finding.lines, _FEW)}]" if finding.lines else ""
+        where = f"  [{at(finding, found, _FEW)}]" if finding.places else ""
         count = f"{finding.count:,}" if finding.count else ""
         told.append(
             f"{finding.severity:<8}{finding.kind:<17}{count:>8}  {finding.text}{where}"
@@ -86,6 +88,21 @@ def summary(found: Audit) -> str:
         f"{verdict}: {found.errors} kinds of error and {warnings} of warning in "
         f"{found.lines:,} attempts"
     )
+
+
+def at(finding: Finding, found: Audit, most: int | None = None) -> str:
+    """Where a finding is, for people: "lines 1-3, 7", of several logs each with a name.
+
+    Args:
+      finding: of the audit.
+      found: by it.
+      most: how many ranges of a log to show.
+    """
+    texts = [
+        f"{name}: " * (len(found.logs) > 1) + f"lines {ranges(numbers, most)}"
+        for name, numbers in _by_log(finding, found).items()
+    ]
+    return "; ".join(texts)
 
 
 def ranges(numbers: Sequence[int], most: int | None = None) -> str:
@@ -110,7 +127,11 @@ def ranges(numbers: Sequence[int], most: int | None = None) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = border.parser(__doc__)
     add = parser.add_argument
-    add("--data", required=True, help="a log: JSON lines, plain, .gz or .xz")
+    add(
+        "--data",
+        required=True,
+        help="a log: JSON lines, plain, .gz or .xz; several with a comma between two",
+    )
     add("--test", help="JSON lines with prompt, question, problem or conversations")
     reader = parser.add_mutually_exclusive_group()
     reader.add_argument("--model", help="PATH")
@@ -121,19 +142,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _audit(given: argparse.Namespace) -> Audit:
+    data = logs.named(given.data)
     reader = _reader(given)
     tokenizer = None if reader is None else reader.tokenizer
     held = audit_leaks.held_out(given.test, tokenizer) if given.test else None
     if reader is None:
         if given.row is not None:
             raise ValueError("--row counts tokens: give --model or --tokenizer, too")
-        return audit_lib.audit(given.data, held=held)
+        return audit_lib.audit(data, held=held)
     row = reader.context if given.row is None else given.row
     make = functools.partial(
         episodes.tokenise, tokenizer=reader.tokenizer, template=reader.template
     )
     return audit_lib.audit(
-        given.data, make, reader.tokenizer, reader.template,
+        data, make, reader.tokenizer, reader.template,
         end_ids=reader.end_ids, held=held,
         sizes=() if row is None else batch.bucket_sizes(row),
     )  # fmt: skip
@@ -164,15 +186,29 @@ def _write(given: argparse.Namespace, found: Audit) -> None:
         "verdict": summary(found),
         "attempts": found.lines,
         "errors": found.errors,
-        "findings": [finding._asdict() for finding in found.findings],
+        "findings": [_told(finding, found) for finding in found.findings],
         "tables": [table._asdict() for table in found.tables],
     }
     write_json(out / "audit.json", told)
-    where = [ranges(finding.lines) for finding in found.findings]
+    where = [at(finding, found) for finding in found.findings]
     write_text(
         out / "audit.html", audit_page.page(given.data, summary(found), found, where)
     )
     print(f"{out / 'audit.html'}, {out / 'audit.json'}")
+
+
+def _told(finding: Finding, found: Audit) -> dict[str, Any]:
+    """A finding for the JSON, its lines by log."""
+    told = finding._asdict()
+    del told["places"]
+    return told | {"lines": _by_log(finding, found)}
+
+
+def _by_log(finding: Finding, found: Audit) -> dict[str, list[int]]:
+    lines: dict[str, list[int]] = {}
+    for log, line in finding.places:
+        lines.setdefault(found.logs[log], []).append(line)
+    return lines
 
 
 if __name__ == "__main__":

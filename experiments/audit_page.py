@@ -57,11 +57,11 @@ def _finding(finding: Finding, lines: str) -> str:
     where = ""
     if len(lines) > _MANY:
         where = (
-            f'<details><summary class="soft">lines {_text(lines[:_MANY])} ...'
+            f'<details><summary class="soft">{_text(lines[:_MANY])} ...'
             f"</summary><pre>{_text(lines)}</pre></details>"
         )
     elif lines:
-        where = f'<div class="soft">lines {_text(lines)}</div>'
+        where = f'<div class="soft">{_text(lines)}</div>'
     count = f"{finding.count:,}" if finding.count else ""
     return (
         f'<tr><td class="{_COLOURS[finding.severity]}">{_text(finding.severity)}</td>'

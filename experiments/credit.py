@@ -8,6 +8,7 @@ reference policy, by the divergence from it, or by other numbers; the page switc
 Steps are ranked by what they change in V, and right and wrong answers to a problem
 stand side by side. The run is any that learnt from a log; without a value, as with DPO,
 steps are ranked by log-ratio, and after plain imitation by log-probability.
+`--data=a.jsonl,b.jsonl` shows answers of several logs.
 
 Problems with right and wrong answers come first, `--problems` of them with at most
 `--each` answers of both kinds; `--task` shows the answers to one problem. Ends with 0,
@@ -28,7 +29,7 @@ from ml_collections import config_dict
 from experiments import border, dpo, kto, offline, oreo, run, sft, starts
 from rljax.agents import offline as agents
 from rljax.agents.offline import OfflineAgent, Reading
-from rljax.data import episodes, packing
+from rljax.data import episodes, logs, packing
 from rljax.training import checkpoint, credit, credit_page
 from rljax.training.files import RunError, read_json, write_text
 from rljax.types import Episode
@@ -137,7 +138,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = border.parser(__doc__)
     add = parser.add_argument
     add("--workdir", required=True, help="DIR of a run that learnt from a log")
-    add("--data", required=True, help="a log: JSON lines, plain, .gz or .xz")
+    add(
+        "--data",
+        required=True,
+        help="a log: JSON lines, plain, .gz or .xz; several with a comma between two",
+    )
     add("--out", help="FILE.html; credit.html in the workdir unless given")
     add("--problems", type=int, default=16, help="most problems that are shown")
     add("--each", type=int, default=2, help="most right and most wrong answers")
@@ -169,7 +174,7 @@ def _write(given: argparse.Namespace) -> None:
     found = open_run(given.workdir)
     tokens = found.start.tokenizer
     log = episodes.load(
-        given.data,
+        logs.named(given.data),
         tokens,
         offline.template_of(tokens),
         end_id=found.start.eos_ids[0],

@@ -16,7 +16,7 @@ from experiments.starts import Start
 from rljax.agents import offline as agents
 from rljax.agents.base import NONFINITE_LIMIT
 from rljax.agents.offline import OfflineAgent, Optimizer
-from rljax.data import episodes, noise, packing
+from rljax.data import episodes, logs, noise, packing
 from rljax.data.logs import LogError
 from rljax.envs import verifiers
 from rljax.models import hf_folder
@@ -105,13 +105,9 @@ def read_log(config: Any, start: Start, folder: pathlib.Path) -> list[Episode]:
     """
     border.pick({"stop": 0, "skip": 0}, config.data.on_error, "data.on_error")
     border.require(bool(config.data.path), "data.path", config.data.path, "a log")
-    paths = config.data.path.split(",")
-    border.require(
-        all(paths), "data.path", config.data.path, "logs with one comma between two"
-    )
     try:
         log = episodes.load(
-            paths,
+            logs.named(config.data.path),
             start.tokenizer,
             template_of(start.tokenizer),
             on_error=config.data.on_error,

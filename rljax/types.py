@@ -106,6 +106,7 @@ class Episode(NamedTuple):
     source: str  # where the log has it from; "" if it does not say
     line: int  # of its log, from 1 on
     log_probs: np.ndarray | None = None  # float32 [T], of the policy that sampled
+    log: str = ""  # its file, where several are read
 
 
 class Packed(NamedTuple):

@@ -15,7 +15,7 @@ import numpy as np
 
 from rljax.data import audit_rewards, audit_rows, logs, record
 from rljax.data.audit_leaks import Held
-from rljax.data.audit_rows import FLAGS, Finding, Row, Table
+from rljax.data.audit_rows import FLAGS, Finding, Place, Row, Table
 from rljax.data.logs import BadLine
 from rljax.data.record import Record
 from rljax.text.template import Template
@@ -40,6 +40,7 @@ class Audit(NamedTuple):
     findings: tuple[Finding, ...]  # errors first
     tables: tuple[Table, ...]
     lines: int  # attempts that were looked at, those that cannot be used included
+    logs: tuple[str, ...]  # what `Place.log` counts
 
     @property
     def errors(self) -> int:
@@ -48,7 +49,7 @@ class Audit(NamedTuple):
 
 
 def audit(
-    path: str | pathlib.Path,
+    path: str | pathlib.Path | Sequence[str | pathlib.Path],
     make: Callable[[Record], Episode] | None = None,
     tokenizer: Tokenizer | None = None,
     template: Template | None = None,
@@ -57,10 +58,10 @@ def audit(
     sizes: Sequence[int] = (),
     held: Held | None = None,
 ) -> Audit:
-    """Looks a log over.
+    """Looks a log over, or several as if they were one.
 
     Args:
-      path: as of `logs.read`.
+      path: as of `logs.read`; of several, all are looked at together.
       make: `episodes.tokenise` with all but its record given; without it, nothing is
         said of tokens.
       tokenizer: the one it uses.
@@ -71,31 +72,43 @@ def audit(
       held: prompts of a test file, as from `audit_leaks.held_out`.
 
     Raises:
-      LogError: if the file is not there, or of another kind.
+      LogError: if a file is not there, or of another kind.
     """
+    paths = [path] if isinstance(path, str | pathlib.Path) else list(path)
+    names = tuple(map(str, paths))
     rows: list[Row] = []
-    bad: list[BadLine] = []
-    for found in logs.scan(path):
-        if isinstance(found, BadLine):
-            bad.append(found._replace(raw=""))
-            continue
-        try:
-            episode = None if make is None else make(found)
-        except ValueError as error:
-            bad.append(BadLine(str(path), found.line, str(error)))
-            continue
-        row = audit_rows.look(found, episode, tokenizer, template, end_ids, held)
-        rows.append(row)
-    found = [*_bad(bad)]
+    bad: list[tuple[Place, BadLine]] = []
+    found: list[Finding] = []
+    for log, one in enumerate(paths):
+        before, refused = len(rows), len(bad)
+        for attempt in logs.scan(one):
+            try:
+                if isinstance(attempt, BadLine):
+                    bad.append((Place(log, attempt.line), attempt._replace(raw="")))
+                    continue
+                episode = None if make is None else make(attempt)
+            except ValueError as error:
+                line = BadLine(str(one), attempt.line, str(error))
+                bad.append((Place(log, line.line), line))
+                continue
+            rows.append(
+                audit_rows.look(
+                    attempt, episode, tokenizer, template, end_ids, held, log
+                )
+            )
+        if len(rows) == before:
+            empty = len(bad) == refused
+            text = "is empty" if empty else "holds no attempt that can be used"
+            kind = "empty log" if empty else "no attempt"
+            found.append(Finding(kind, "error", f"{one} {text}"))
+    found += _bad(bad)
     if not rows:
-        text = "there is no attempt that can be used"
-        found.append(Finding("empty", "error", text))
-        return Audit(_ordered(found), (), len(bad))
+        return Audit(_ordered(found), (), len(bad), names)
     found += [*_duplicates(rows), *_leaks(rows, held), *_flagged(rows)]
     found += [*_cut_short(rows), *_lengths(rows, sizes), *_names(rows)]
     found += audit_rewards.reward_findings(rows)
     tables = [*audit_rewards.reward_tables(rows), *_length_tables(rows, sizes)]
-    return Audit(_ordered(found), tuple(tables), len(rows) + len(bad))
+    return Audit(_ordered(found), tuple(tables), len(rows) + len(bad), names)
 
 
 def _ordered(found: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -103,18 +116,18 @@ def _ordered(found: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
 
 
-def _bad(bad: Sequence[BadLine]) -> list[Finding]:
+def _bad(bad: Sequence[tuple[Place, BadLine]]) -> list[Finding]:
     """Lines that cannot be used, one finding for each kind of reason."""
-    kinds: dict[str, list[BadLine]] = {}
-    for line in bad:
-        kinds.setdefault(audit_rows.shape(line.reason), []).append(line)
+    kinds: dict[str, list[tuple[Place, BadLine]]] = {}
+    for place, line in bad:
+        kinds.setdefault(audit_rows.shape(line.reason), []).append((place, line))
     return [
         Finding(
-            "broken file" if lines[0].fatal else "bad line",
+            "broken file" if lines[0][1].fatal else "bad line",
             "error",
-            f"cannot be used: {lines[0].reason.splitlines()[0]}",
+            f"cannot be used: {lines[0][1].reason.splitlines()[0]}",
             len(lines),
-            tuple(line.line for line in lines),
+            tuple(place for place, _ in lines),
         )
         for lines in kinds.values()
     ]
@@ -126,21 +139,26 @@ def _duplicates(rows: Sequence[Row]) -> list[Finding]:
         groups.setdefault(row.same, []).append(row)
     several = [group for group in groups.values() if len(group) > 1]
     found = []
-    again = [row.line for group in several for row in group[1:]]
+    again = [row.place for group in several for row in group[1:]]
     if again:
         text = (
             f"attempts that are in the log before, with prompt and response "
             f"({len(several)} different ones): they count several times"
         )
-        lines = tuple(sorted(again))
-        found.append(Finding("duplicates", "warning", text, len(again), lines))
+        across = sum(
+            row.place.log != group[0].place.log for group in several for row in group
+        )
+        if across:
+            text += f"; {across} of them were in another log"
+        places = tuple(sorted(again))
+        found.append(Finding("duplicates", "warning", text, len(again), places))
     torn = [group for group in several if len({row.reward for row in group}) > 1]
     if torn:
         text = (
             "the same attempt has different rewards: the verifier is not to be trusted"
         )
-        lines = tuple(sorted(row.line for group in torn for row in group))
-        found.append(Finding("contradictions", "warning", text, len(torn), lines))
+        places = tuple(sorted(row.place for group in torn for row in group))
+        found.append(Finding("contradictions", "warning", text, len(torn), places))
     return found
 
 
@@ -152,22 +170,22 @@ def _leaks(rows: Sequence[Row], held: Held | None) -> list[Finding]:
     for row in rows:
         if row.leak is not None and row.leak.frame:
             framed[row.leak.frame].add(row.leak.line)
-    kinds: dict[str, list[tuple[int, int]]] = {}
+    kinds: dict[str, list[tuple[Place, int]]] = {}
     for row in rows:
         if row.leak is not None:
             # Words that stand around several test prompts are a template.
             several = len(framed.get(row.leak.frame, ())) > 1
             kind = "framed" if several else row.leak.kind
-            kinds.setdefault(kind, []).append((row.line, row.leak.line))
+            kinds.setdefault(kind, []).append((row.place, row.leak.line))
     found = []
     for kind, text in _LEAKS.items():
         if pairs := kinds.get(kind):
             tests = sorted({other for _, other in pairs})
             shown = ", ".join(map(str, tests[:5])) + ", ..." * (len(tests) > 5)
             text = f"{text}: {len(tests)} of {held.count} (its lines {shown})"
-            lines = tuple(line for line, _ in pairs)
+            places = tuple(place for place, _ in pairs)
             severity = "warning" if kind == "inside" else "error"
-            found.append(Finding(f"leakage {kind}", severity, text, len(pairs), lines))
+            found.append(Finding(f"leakage {kind}", severity, text, len(pairs), places))
     if not found:
         text = f"no prompt of the log is among the {held.count} of the test file"
         found.append(Finding("leakage", "note", text))
@@ -177,9 +195,9 @@ def _leaks(rows: Sequence[Row], held: Held | None) -> list[Finding]:
 def _flagged(rows: Sequence[Row]) -> list[Finding]:
     found = []
     for flag, text in FLAGS.items():
-        if lines := tuple(row.line for row in rows if flag in row.flags):
+        if places := tuple(row.place for row in rows if flag in row.flags):
             severity = "note" if flag in _NOTES else "warning"
-            found.append(Finding(flag, severity, text, len(lines), lines))
+            found.append(Finding(flag, severity, text, len(places), places))
     return found
 
 
@@ -188,14 +206,13 @@ def _cut_short(rows: Sequence[Row]) -> list[Finding]:
     if not short:
         return []
     share = len(short) / len(rows)
-    right = [row.line for row in short if row.reward > GOOD]
+    right = [row for row in short if row.reward > GOOD]
     text = (
         f"attempts were cut short ({100 * share:.1f} %), {len(right)} of them with a "
         f"reward above {GOOD:g}"
     )
     severity = "warning" if share > _SHORT or right else "note"
-    lines = tuple(row.line for row in short)
-    return [Finding("cut short", severity, text, len(short), lines)]
+    return [Finding("cut short", severity, text, len(short), audit_rows.places(short))]
 
 
 def _lengths(rows: Sequence[Row], sizes: Sequence[int]) -> list[Finding]:
@@ -216,7 +233,7 @@ def _lengths(rows: Sequence[Row], sizes: Sequence[int]) -> list[Finding]:
             text += f"; {100 * (1 - fit.sum() / rowed.sum()):.1f} % of rows is padding"
     found = [Finding("lengths", "note", text, len(tokens))]
     if sizes:
-        long = [r.line for r in rows if r.tokens is not None and r.tokens > max(sizes)]
+        long = [r.place for r in rows if r.tokens is not None and r.tokens > max(sizes)]
         if long:
             text = (
                 f"episodes are longer than the longest row, {max(sizes)} tokens; "
@@ -229,24 +246,24 @@ def _lengths(rows: Sequence[Row], sizes: Sequence[int]) -> list[Finding]:
 def _names(rows: Sequence[Row]) -> list[Finding]:
     """Keys that mean nothing, and tasks that are guessed."""
     found = []
-    keys: dict[str, list[int]] = {}
+    keys: dict[str, list[Place]] = {}
     for row in rows:
         for key in row.unknown:
-            keys.setdefault(key, []).append(row.line)
-    for key, lines in keys.items():
+            keys.setdefault(key, []).append(row.place)
+    for key, places in keys.items():
         near = record.nearest(key)
         text = f"the key {key!r} means nothing here"
         text += f"; was {near!r} meant?" if near else " and is left alone"
         severity = "warning" if near else "note"
-        found.append(Finding("unknown key", severity, text, len(lines), tuple(lines)))
+        found.append(Finding("unknown key", severity, text, len(places), tuple(places)))
     chats = [row for row in rows if "chat" in row.flags and not row.named]
     if len(chats) > 1 and len({row.task for row in chats}) == 1:
         text = (
             "conversations without a task all begin alike, so they count as attempts "
             "of one task: give each line its task"
         )
-        lines = tuple(row.line for row in chats)
-        found.append(Finding("one task", "warning", text, len(chats), lines))
+        places = audit_rows.places(chats)
+        found.append(Finding("one task", "warning", text, len(chats), places))
     mixed = collections.defaultdict(set)
     for row in rows:
         if row.named and "chat" not in row.flags:
@@ -254,8 +271,8 @@ def _names(rows: Sequence[Row]) -> list[Finding]:
     odd = {task for task, prompts in mixed.items() if len(prompts) > 1}
     if odd:
         text = "tasks have attempts with different prompts"
-        lines = tuple(row.line for row in rows if row.task in odd)
-        found.append(Finding("mixed task", "warning", text, len(odd), lines))
+        places = audit_rows.places(row for row in rows if row.task in odd)
+        found.append(Finding("mixed task", "warning", text, len(odd), places))
     return found
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rljax.data.audit_rows import Finding, Row, Table
+from rljax.data.audit_rows import Finding, Row, Table, places
 from rljax.types import GOOD
 
 _Z = 1.959964  # of a normal distribution, 97.5 %
@@ -117,7 +117,7 @@ def correlation(
 
 def _range(rows: Sequence[Row]) -> list[Finding]:
     rewards = np.array([row.reward for row in rows])
-    right = [row.line for row in rows if _right(row)]
+    right = places(row for row in rows if _right(row))
     share = len(right) / len(rows)
     values = np.unique(rewards)
     some = ", ".join(f"{value:g}" for value in values[:4]) + ", ..." * (len(values) > 4)
@@ -131,23 +131,24 @@ def _range(rows: Sequence[Row]) -> list[Finding]:
         text = (
             f"no attempt has a reward above {GOOD:g}: there is no success to learn from"
         )
-        found.append(Finding("no success", "error", text, len(rows), _lines(rows)))
+        found.append(Finding("no success", "error", text, len(rows), places(rows)))
     elif len(right) == len(rows):
         text = "all attempts are right: only imitation can learn from them"
         found.append(Finding("no failure", "warning", text, len(rows)))
     elif min(share, 1 - share) < _RARE:
-        rare = right if share < 0.5 else [r.line for r in rows if not _right(r)]
+        wrong = places(row for row in rows if not _right(row))
+        rare = right if share < 0.5 else wrong
         name = "right" if share < 0.5 else "wrong"
         text = (
             f"classes are far from balanced: {_percent(len(rare) / len(rows))} {name}"
         )
-        found.append(Finding("class balance", "warning", text, len(rare), tuple(rare)))
-    odd = [row.line for row in rows if row.reward not in (0.0, 1.0)]
+        found.append(Finding("class balance", "warning", text, len(rare), rare))
+    odd = places(row for row in rows if row.reward not in (0.0, 1.0))
     if odd:
         text = (
             "rewards other than 0 and 1: coefficients tuned for these need a new scale"
         )
-        found.append(Finding("reward scale", "warning", text, len(odd), tuple(odd)))
+        found.append(Finding("reward scale", "warning", text, len(odd), odd))
     return found
 
 
@@ -171,14 +172,14 @@ def _tasks(rows: Sequence[Row]) -> list[Finding]:
             f"{_percent(part)} of the tasks with several attempts are {kind}: methods "
             "that compare attempts of one task (DPO) have no use for them"
         )
-        lines = tuple(row.line for row in rows if row.task in names)
+        where = places(row for row in rows if row.task in names)
         severity = "warning" if part > _MANY else "note"
-        found.append(Finding(kind, severity, text, len(names), lines))
+        found.append(Finding(kind, severity, text, len(names), where))
     single = len(tasks) - len(several)
     if single:
         text = f"{_percent(single / len(tasks))} of the tasks have one attempt only"
-        lines = tuple(row.line for row in rows if row.task not in several)
-        found.append(Finding("single attempts", "note", text, single, lines))
+        where = places(row for row in rows if row.task not in several)
+        found.append(Finding("single attempts", "note", text, single, where))
     return found
 
 
@@ -223,8 +224,8 @@ def _sources(rows: Sequence[Row]) -> list[Finding]:
             f"{_percent(theirs[0] / theirs[1])} of the other {theirs[1]}: a difference "
             f"of {100 * gap:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
         )
-        lines = tuple(row.line for row in rows if row.source == source)
-        found.append(Finding("source bias", "warning", text, total, lines))
+        where = places(row for row in rows if row.source == source)
+        found.append(Finding("source bias", "warning", text, total, where))
     text = (
         f"{len(sources)} sources, of which {len(found)} differ from the rest in "
         f"success by {100 * _DIFFERENCE:g} points or more"
@@ -295,10 +296,6 @@ def _right(row: Row) -> bool:
 
 def _task(row: Row) -> str:
     return row.task
-
-
-def _lines(rows: Sequence[Row]) -> tuple[int, ...]:
-    return tuple(row.line for row in rows)
 
 
 def _percent(share: float) -> str:

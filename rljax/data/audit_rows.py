@@ -6,7 +6,7 @@ looked over.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,13 @@ from rljax.types import Episode
 SEVERITIES = ("error", "warning", "note")
 
 
+class Place(NamedTuple):
+    """A line of a log."""
+
+    log: int  # which of those that are looked at, from 0 on
+    line: int  # from 1 on
+
+
 class Finding(NamedTuple):
     """One thing that was found, or looked for and not found."""
 
@@ -29,7 +36,7 @@ class Finding(NamedTuple):
     severity: str  # "error" where training must not begin, "warning" or "note"
     text: str
     count: int = 0  # of lines or groups that it is about
-    lines: tuple[int, ...] = ()  # of the log; all of them
+    places: tuple[Place, ...] = ()  # all of them
 
 
 class Table(NamedTuple):
@@ -43,7 +50,7 @@ class Table(NamedTuple):
 class Row(NamedTuple):
     """What is kept of an attempt."""
 
-    line: int
+    place: Place
     reward: float
     task: str
     named: bool  # the log says which task it is
@@ -79,6 +86,7 @@ def look(
     template: Template | None = None,
     end_ids: Sequence[int] = (),
     held: Held | None = None,
+    log: int = 0,
 ) -> Row:
     """What is kept of an attempt.
 
@@ -89,6 +97,7 @@ def look(
       template: how conversations are written.
       end_ids: tokens that end what the policy says.
       held: test prompts.
+      log: number of the log that the line is of.
     """
     prompt, response = _texts(attempt, episode, tokenizer)
     flags = _flags(attempt, prompt, response)
@@ -106,7 +115,7 @@ def look(
         leak = audit_leaks.find(held, attempt, prompt, cut)
     length = len(response) if episode is None else int(episode.action.sum())
     return Row(
-        line=attempt.line,
+        place=Place(log, attempt.line),
         reward=attempt.reward,
         task=attempt.task or episodes.task_of(attempt),
         named=bool(attempt.task),
@@ -195,6 +204,11 @@ def _token_flags(
 
 def _decode(tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray) -> str:
     return tokenizer.decode([int(i) for i in ids], clean_up_tokenization_spaces=False)
+
+
+def places(rows: Iterable[Row]) -> tuple[Place, ...]:
+    """Where they are, in their order."""
+    return tuple(row.place for row in rows)
 
 
 def shape(reason: str) -> str:

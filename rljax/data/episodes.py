@@ -95,7 +95,8 @@ def load(
         for one in paths:
             known, refused = len(log.episodes), len(skipped)
             for attempt, episode in each(one, make, refuse):
-                log.episodes.append(episode)
+                several = str(one) if len(paths) > 1 else ""
+                log.episodes.append(episode._replace(log=several))
                 if closing(attempt):
                     log.closing.append((str(one), attempt.line))
                 for key in attempt.unknown:

@@ -43,6 +43,18 @@ class LogError(ValueError):
     """A log that cannot be used; names file, line and reason."""
 
 
+def named(text: str) -> list[str]:
+    """The logs that a setting names: one, or several with one comma between two.
+
+    Raises:
+      LogError: unless there is a name on either side of each comma.
+    """
+    names = text.split(",")
+    if not all(names):
+        raise LogError(f"{text!r} must be logs with one comma between two")
+    return names
+
+
 class BadLine(NamedTuple):
     """A line that cannot be used."""
 

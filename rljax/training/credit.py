@@ -51,6 +51,7 @@ class Answer(NamedTuple):
 
     Attributes:
       line: of the log.
+      log: its file, where several were read.
       task: its problem.
       source: where the log has it from.
       reward: of the answer.
@@ -64,6 +65,7 @@ class Answer(NamedTuple):
     """
 
     line: int
+    log: str
     task: str
     source: str
     reward: float
@@ -146,6 +148,7 @@ def answer(
     prompt, _ = steps.reaches(tokenizer, episode.ids, 0, begin)
     return Answer(
         line=episode.line,
+        log=episode.log,
         task=episode.task,
         source=episode.source,
         reward=episode.reward,

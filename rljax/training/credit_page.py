@@ -216,13 +216,17 @@ def _list(
             f'<td class="w">{_share(step.change, most)}</td>'
             f'<td class="words"><a class="go" data-to="a{a}s{s}" tabindex="0">'
             f"{_text(words or '(no text)')}</a></td>"
-            f'<td class="{name} where">{said}, line {one.line}, step {s + 1} of '
+            f'<td class="{name} where">{said}, {_where(one)}, step {s + 1} of '
             f"{len(one.steps)}</td></tr>"
         )
     return (
         f'<div class="table"><h3>{title}</h3><table class="moved">{"".join(rows)}'
         "</table></div>"
     )
+
+
+def _where(one: Answer) -> str:
+    return f"{_text(one.log)}, line {one.line}" if one.log else f"line {one.line}"
 
 
 def _verdict(one: Answer) -> tuple[str, str]:
@@ -285,7 +289,7 @@ def _answer(number: int, one: Answer, shown: _Shown) -> str:
     return (
         f'<article class="answer of-{name}" data-a="{number}"><header>'
         f'<b class="{name}">{said}</b> '
-        f'<span class="soft">line {one.line}{source}</span>'
+        f'<span class="soft">{_where(one)}{source}</span>'
         f"{_line_of_values(one, shown)}</header>{''.join(rows)}</article>"
     )
 

@@ -12,9 +12,15 @@ from tests.text import speaking
 QUIET = {"reward range", "tasks", "lengths", "length bias", "sources", "leakage"}
 
 
+def lines_of(finding):
+    """Of the one log that there is."""
+    assert all(place.log == 0 for place in finding.places)
+    return tuple(place.line for place in finding.places)
+
+
 def found_in(result):
     return {
-        finding.kind: (finding.severity, finding.count, finding.lines)
+        finding.kind: (finding.severity, finding.count, lines_of(finding))
         for finding in result.findings
         if finding.severity != "note" or finding.kind not in QUIET
     }
@@ -119,8 +125,8 @@ def test_bad_lines_are_told_by_reason(tmp_path):
     result = look(save(tmp_path / "log", rows))
     bad = [f for f in result.findings if f.kind == "bad line"]
     assert [f.count for f in bad] == [1, 1, 1, 40, 3]
-    assert bad[3].lines == tuple(range(44, 84)) and "reward is text" in bad[3].text
-    assert bad[4].lines == (84, 85, 86) and result.lines == 86
+    assert lines_of(bad[3]) == tuple(range(44, 84)) and "reward is text" in bad[3].text
+    assert lines_of(bad[4]) == (84, 85, 86) and result.lines == 86
 
 
 def test_a_broken_file_is_an_error(tmp_path):
@@ -128,12 +134,34 @@ def test_a_broken_file_is_an_error(tmp_path):
     (path := tmp_path / "log.gz").write_bytes(data[:-200])
     result = audit.audit(path)
     (broken,) = [f for f in result.findings if f.kind == "broken file"]
-    assert broken.severity == "error" and broken.lines == (result.lines,)
+    assert broken.severity == "error" and lines_of(broken) == (result.lines,)
 
 
 def test_an_empty_log_is_an_error(tmp_path):
     result = look(save(tmp_path / "log", []))
-    assert found_in(result) == {"empty": ("error", 0, ())}
+    assert found_in(result) == {"empty log": ("error", 0, ())}
+    assert result.findings[0].text == f"{tmp_path / 'log'} is empty"
+    result = look(save(tmp_path / "log", ["{"]))
+    assert found_in(result).keys() == {"no attempt", "bad line"}
+
+
+def test_several_logs_are_looked_over_as_one(tmp_path):
+    logs_ = [
+        save(tmp_path / "a", [*clean()[:20], "{"]),
+        save(tmp_path / "b", [clean()[2] | {"reward": 1}, *clean()[20:], clean()[20]]),
+        save(tmp_path / "c", []),
+    ]
+    test = save(tmp_path / "test", [{"prompt": clean()[38]["prompt"]}])
+    result = look(logs_, test)
+    assert result.logs == tuple(map(str, logs_)) and result.lines == 43
+    found = {f.kind: f for f in result.findings}
+    assert found["duplicates"].places == ((1, 1), (1, 22))
+    assert found["duplicates"].text.endswith("; 1 of them were in another log")
+    assert found["contradictions"].places == ((0, 3), (1, 1))
+    assert found["leakage exact"].places == tuple((1, n) for n in (18, 19, 20, 21))
+    assert found["bad line"].places == ((0, 21),)
+    assert found["empty log"].text == f"{logs_[2]} is empty"
+    assert "10 tasks with 4 to 5 attempts" in found["tasks"].text
 
 
 def test_success_and_failure(tmp_path):

@@ -92,7 +92,7 @@ def test_a_source_that_wins(tmp_path):
     found = [f for f in result.findings if f.kind == "source bias"]
     assert [f.count for f in found] == [20, 40]
     (good,) = [f for f in found if "'good'" in f.text]
-    assert good.lines == tuple(range(1, 81, 4))
+    assert good.places == tuple((0, line) for line in range(1, 81, 4))
     assert "100.0 % of 20 right, 25.0 % of the other 60" in good.text
     gap, low, high = ours.difference((20, 20), (15, 60))
     assert (

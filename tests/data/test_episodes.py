@@ -46,7 +46,7 @@ PLAIN = Record(7, 1.0, "answer: 1?", " a\nb", task="t", source="s")
 def test_plain_by_hand():
     episode = episodes.tokenise(PLAIN, tokenizer())
     check(episode, [("answer: 1?", -1), (" a\n", 0), ("b<eos>", 1)])
-    assert episode[3:] == (1.0, "t", "s", 7, None)
+    assert episode[3:] == (1.0, "t", "s", 7, None, "")
 
 
 def test_cut_short_has_no_end_token():

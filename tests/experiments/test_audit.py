@@ -60,14 +60,38 @@ def test_faults_a_page_and_json(tmp_path, capsys, folder):
     told = json.loads((out / "audit.json").read_text())
     assert (told["errors"], told["attempts"], told["data"]) == (3, 82, str(log))
     kinds = {finding["kind"]: finding for finding in told["findings"]}
-    assert kinds["leakage exact"]["lines"] == [1, 2, 3, 4, 43, 44, 63, 64]
-    assert len(kinds["duplicates"]["lines"]) == kinds["duplicates"]["count"] == 40
+    assert kinds["leakage exact"]["lines"] == {str(log): [1, 2, 3, 4, 43, 44, 63, 64]}
+    assert len(kinds["duplicates"]["lines"][str(log)]) == 40
+    assert kinds["duplicates"]["count"] == 40
     page = (out / "audit.html").read_text()
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
     assert "a&lt;b&gt;.jsonl" in page
     for finding in told["findings"]:
         assert finding["kind"] in page
     assert well_formed(page)
+
+
+def test_several_logs(tmp_path, capsys):
+    one = save(tmp_path / "one.jsonl", clean()[:20])
+    two = save(tmp_path / "two.jsonl", [*clean()[20:], *clean()[:2], clean()[21]])
+    test = save(tmp_path / "test", [{"prompt": clean()[0]["prompt"]}])
+    out = tmp_path / "out"
+    words = (f"--data={one},{two}", f"--test={test}", f"--out={out}")
+    code, lines, _ = run(capsys, *words)
+    assert code == 1 and "in 43 attempts" in lines[-2]
+    (leak,) = [line for line in lines if "leakage exact" in line]
+    assert leak.endswith(f"[{one}: lines 1-4; {two}: lines 21-22]")
+    (twice,) = [line for line in lines if "duplicates" in line]
+    assert twice.endswith(f"2 of them were in another log  [{two}: lines 21-23]")
+    told = json.loads((out / "audit.json").read_text())
+    kinds = {finding["kind"]: finding for finding in told["findings"]}
+    assert kinds["leakage exact"]["lines"] == {
+        str(one): [1, 2, 3, 4],
+        str(two): [21, 22],
+    }
+    assert f"{two}: lines 21-23" in (out / "audit.html").read_text()
+    code, _, error = run(capsys, f"--data={one},,{two}")
+    assert code == 2 and "must be logs with one comma between two" in error
 
 
 VOID = {"meta", "br", "img", "link", "input"}

@@ -76,6 +76,22 @@ def test_a_page_for_every_method(runs, name, columns, capsys):
     assert str(out) in capsys.readouterr().out
 
 
+def test_answers_of_several_logs(runs, capsys):
+    lines = (runs / "log.jsonl").read_text().splitlines(keepends=True)
+    names = [runs / "right.jsonl", runs / "wrong.jsonl"]
+    names[0].write_text(lines[0] + lines[2])
+    names[1].write_text(lines[1] + lines[3])
+    out = runs / "several.html"
+    data = f"--data={names[0]},{names[1]}"
+    assert credit.main([f"--workdir={runs / 'sft'}", data, f"--out={out}"]) == 0
+    page = out.read_text()
+    assert len(told(out)["answers"]) == 4
+    for name in names:
+        assert f"{name}, line 1" in page and f"{name}, line 2" in page
+    assert credit.main([f"--workdir={runs / 'sft'}", f"{data},"]) == 2
+    assert "one comma between two" in capsys.readouterr().err
+
+
 def test_numbers_are_those_of_the_run(runs):
     found = credit.open_run(str(runs / "oreo"))
     log = episodes.load(
