@@ -1,18 +1,22 @@
 """Looks a log of attempts over before anything is trained on it.
 
     python -m experiments.audit --data=log.jsonl.gz --test=test.jsonl \
-        --model=PATH --row=1024 --out=DIR
+        --model=PATH --config=experiments/configs/oreo.py:arithmetic --out=DIR
 
 `--model` (or `--tokenizer`, a Hugging Face folder) is what the log is for; without it
-nothing is said of tokens. `--test` holds prompts that must not be in the log. `--row`
-is the most tokens that a row of a batch will hold, the model's context unless given.
+nothing is said of tokens. `--test` holds prompts that must not be in the log.
+`--config`, with `--config.key=value` as in training, is that of a method that learns
+from logs: its batches are made, so that what does not fit into its rows is found, and
+how much of them is padding. `--row` is the most tokens of a row in place of
+`data.row_tokens`, or where no config is given.
 `--data=a.jsonl,b.jsonl` looks several logs over as if they were one, as training reads
 them. One finding a line; `--out` keeps them as audit.html and audit.json, with all
 lines that each is about.
 
 Ends with 0, or with 1 where there is an error: lines that cannot be used, a file that
-breaks off, no attempt, no success, episodes longer than a row, prompts or tasks of the
-test file. With 2 where it could not begin.
+breaks off, no attempt, no success, episodes longer than a row or than what the model
+reads, batches that cannot be made, prompts or tasks of the test file. With 2 where it
+could not begin.
 """
 
 import argparse
@@ -22,13 +26,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from experiments import audit_page, border
+from experiments import audit_page, border, methods, offline
 from rljax.data import audit as audit_lib
 from rljax.data import audit_leaks, episodes, logs
 from rljax.data.audit import Audit
+from rljax.data.audit_lengths import Room
 from rljax.data.audit_rows import Finding
 from rljax.models import loading
-from rljax.text import batch, chat
+from rljax.text import chat
 from rljax.text import tokenizer as tokenizers
 from rljax.training.files import write_json, write_text
 
@@ -46,9 +51,12 @@ class _Reader(NamedTuple):
 
 def main(words: Sequence[str]) -> int:
     """Prints; 1 where there is an error in the log, 2 where it could not be read."""
-    given = _parser().parse_args(words)
+    parser = _parser()
+    given, rest = parser.parse_known_args(words)
+    if wrong := [w for w in rest if w[:2] == "--" and not w.startswith("--config.")]:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
     try:
-        found = _audit(given)
+        found = _audit(given, rest)
         print("\n".join(lines(found)))
         if given.out:
             _write(given, found)
@@ -81,12 +89,14 @@ def summary(found: Audit) -> str:
       found: by an audit.
     """
     warnings = sum(finding.severity == "warning" for finding in found.findings)
+    held = {"row", "tokens"}.isdisjoint(finding.kind for finding in found.findings)
+    rows = "" if held or found.errors else "; lengths were not held against a row"
     if not found.errors and not warnings:
-        return f"clean: no error and no warning in {found.lines:,} attempts"
+        return f"clean: no error and no warning in {found.lines:,} attempts{rows}"
     verdict = "not to be trained on" if found.errors else "fit to be trained on"
     return (
         f"{verdict}: {found.errors} kinds of error and {warnings} of warning in "
-        f"{found.lines:,} attempts"
+        f"{found.lines:,} attempts{rows}"
     )
 
 
@@ -136,29 +146,60 @@ def _parser() -> argparse.ArgumentParser:
     reader = parser.add_mutually_exclusive_group()
     reader.add_argument("--model", help="PATH")
     reader.add_argument("--tokenizer", help="DIR")
-    add("--row", type=int, help="most tokens of a row")
+    add("--config", help="FILE.py[:scale] of the training")
+    add("--row", type=int, help="most tokens of a row, whatever the config says")
     add("--out", help="DIR")
     return parser
 
 
-def _audit(given: argparse.Namespace) -> Audit:
+def _audit(given: argparse.Namespace, settings: Sequence[str]) -> Audit:
     data = logs.named(given.data)
     reader = _reader(given)
     tokenizer = None if reader is None else reader.tokenizer
     held = audit_leaks.held_out(given.test, tokenizer) if given.test else None
     if reader is None:
-        if given.row is not None:
-            raise ValueError("--row counts tokens: give --model or --tokenizer, too")
+        if given.row is not None or given.config is not None:
+            raise ValueError(
+                "--row and --config are for tokens: give --model or --tokenizer, too"
+            )
         return audit_lib.audit(data, held=held)
-    row = reader.context if given.row is None else given.row
+    room = _room(given, settings, reader.context)
     make = functools.partial(
         episodes.tokenise, tokenizer=reader.tokenizer, template=reader.template
     )
     return audit_lib.audit(
         data, make, reader.tokenizer, reader.template,
-        end_ids=reader.end_ids, held=held,
-        sizes=() if row is None else batch.bucket_sizes(row),
+        end_ids=reader.end_ids, held=held, room=room,
     )  # fmt: skip
+
+
+def _room(
+    given: argparse.Namespace, settings: Sequence[str], context: int | None
+) -> Room:
+    """Rows as the training makes them."""
+    if given.row is not None and given.row < 1:
+        raise ValueError(f"--row is {given.row}: it must be at least 1")
+    if given.config is None:
+        if settings:
+            raise ValueError(f"{settings[0]} needs --config=FILE.py[:scale]")
+        return Room(given.row, context)
+    words = [f"--config={given.config}", *settings]
+    config = border.read_command(words).config
+    if "row_tokens" not in config.get("data", {}):
+        raise ValueError(
+            f"--config={given.config} has no data.row_tokens: it is not of a method "
+            "that learns from logs, such as experiments/configs/oreo.py"
+        )
+    if given.row is not None:
+        config.data.row_tokens = given.row
+    border.limits(config, offline.LIMITS)
+    name = pathlib.Path(given.config.partition(":")[0]).stem
+    method, devices = methods.method_of(config, name), config.num_devices or 1
+    return Room(
+        config.data.row_tokens or None,
+        context,
+        lambda log: offline.plan_of(config, method, log, devices),
+    )
 
 
 def _reader(given: argparse.Namespace) -> _Reader | None:

@@ -12,8 +12,7 @@ from rljax.data.audit_rows import SEVERITIES, Finding, Table
 from rljax.training import report_page
 
 _COLOURS = {"error": "lost", "warning": "c1", "note": "soft"}
-_BARS = ("share", "filled")  # columns that are drawn
-_SHARES = (*_BARS, "from", "to")  # columns of shares
+_SHARES = ("share", "from", "to")  # columns of shares; the first is drawn
 _MANY = 60  # characters of line numbers that are shown at once
 
 
@@ -75,7 +74,6 @@ def _table(table: Table) -> str:
         f"<th{'' if i == 0 else _CLASS}>{_text(name)}</th>"
         for i, name in enumerate(table.header)
     )
-    bars = [name for name in table.header if name in _BARS]
     rows = []
     for row in table.rows:
         values = dict(zip(table.header, row, strict=True))
@@ -83,12 +81,11 @@ def _table(table: Table) -> str:
             f"<td{'' if i == 0 else _CLASS}>{_text(_value(name, value))}</td>"
             for i, (name, value) in enumerate(values.items())
         ]
-        drawn = [
-            f'<span class="bar{" q" if name == "filled" else ""}">'
-            f'<i style="width:{100 * values[name]:.1f}%"></i></span>'
-            for name in bars
-        ]
-        rows.append(f'<tr>{"".join(cells)}<td class="w">{"".join(drawn)}</td></tr>')
+        drawn = ""
+        if _SHARES[0] in values:
+            width = 100 * values[_SHARES[0]]
+            drawn = f'<span class="bar"><i style="width:{width:.1f}%"></i></span>'
+        rows.append(f'<tr>{"".join(cells)}<td class="w">{drawn}</td></tr>')
     return (
         f'<div class="table"><h3>{_text(table.title)}</h3><table><tr>{head}<th></th>'
         f"</tr>{''.join(rows)}</table></div>"

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import config_dict
 
-from experiments import border, dpo, kto, offline, oreo, run, sft, starts
+from experiments import border, methods, offline, run, starts
 from rljax.agents import offline as agents
 from rljax.agents.offline import OfflineAgent, Reading
 from rljax.data import episodes, logs, packing
@@ -92,7 +92,7 @@ def open_run(workdir: str) -> Run:
     frozen = values.pop("frozen", None)
     config = config_dict.ConfigDict(values)
     start = starts.choose_start(config)
-    method = _method(config)
+    method = methods.method_of(config)
     agent = method.agent(start, 1, None)
     weights = start.weights()
     shapes = jax.eval_shape(agent.init, jax.random.key(0), weights)
@@ -148,18 +148,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--each", type=int, default=2, help="most right and most wrong answers")
     add("--task", help="the name of the one problem to show")
     return parser
-
-
-def _method(config: Any) -> offline.Method:
-    """The method that a run's settings are of."""
-    for key, module in (
-        ("critic", oreo),
-        ("pairs_per_task", dpo),
-        ("good_weight", kto),
-    ):
-        if key in config:
-            return module.method_of(config)
-    return sft.method_of(config)  # rejection sampling has the same agent
 
 
 # By what an action of the policy's loss was: where V was learnt.

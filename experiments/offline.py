@@ -169,7 +169,7 @@ def train(
         log = log_of(start, task, pathlib.Path(spare))
         rejects = pathlib.Path(spare, REJECTS)
         kept = rejects.read_bytes() if rejects.exists() else None
-    plan = _plan(config, method, log, parallel.num_devices)
+    plan = plan_of(config, method, log, parallel.num_devices)
     agent = method.agent(start, plan.updates, parallel.axis_name)
     evaluate = _evaluate(config, task, start, agent, log)
     nets = networks.make(agent, start.weights(), begun)
@@ -283,7 +283,20 @@ def _as_program(agent: OfflineAgent, state, batch):
     return state, batch, told
 
 
-def _plan(config, method: Method, log: list[Episode], num_devices: int) -> packing.Plan:
+def plan_of(
+    config: Any, method: Method, log: list[Episode], num_devices: int
+) -> packing.Plan:
+    """How a run reads its log.
+
+    Args:
+      config: its settings.
+      method: what learns.
+      log: the episodes.
+      num_devices: that share a batch.
+
+    Raises:
+      ConfigError: if there is nothing to learn from, or sizes do not fit.
+    """
     data = config.data
     try:
         return packing.make_plan(

@@ -2,8 +2,9 @@
 
 Errors are what training would stop at, or could not be trusted after: lines that
 cannot be used, a file that breaks off, no attempt or no success at all, episodes longer
-than a row, and prompts of the test file in the log. All else is a warning or a note.
-Texts are not kept: memory grows by a few hundred bytes an attempt.
+than a row, batches that cannot be made, and prompts of the test file in the log. All
+else is a warning or a note. Texts are not kept: memory grows by a few hundred bytes an
+attempt.
 """
 
 import collections
@@ -11,10 +12,9 @@ import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from rljax.data import audit_rewards, audit_rows, logs, record
+from rljax.data import audit_lengths, audit_rewards, audit_rows, logs, record
 from rljax.data.audit_leaks import Held
+from rljax.data.audit_lengths import Room
 from rljax.data.audit_rows import FLAGS, Finding, Place, Row, Table
 from rljax.data.logs import BadLine
 from rljax.data.record import Record
@@ -32,6 +32,7 @@ _LEAKS = {
     "task": "tasks of the log are tasks of the test file",
     "inside": "prompts of the log have a prompt of the test file in them",
 }
+_ANY = Room()
 
 
 class Audit(NamedTuple):
@@ -55,7 +56,7 @@ def audit(
     template: Template | None = None,
     *,
     end_ids: Sequence[int] = (),
-    sizes: Sequence[int] = (),
+    room: Room = _ANY,
     held: Held | None = None,
 ) -> Audit:
     """Looks a log over, or several as if they were one.
@@ -67,8 +68,8 @@ def audit(
       tokenizer: the one it uses.
       template: the one it uses.
       end_ids: tokens that end what the policy says.
-      sizes: tokens that the rows of a batch hold; an episode longer than all is an
-        error. Without them no length is.
+      room: where episodes have to fit in; a longer one is an error. Without it no
+        length is.
       held: prompts of a test file, as from `audit_leaks.held_out`.
 
     Raises:
@@ -105,9 +106,13 @@ def audit(
     if not rows:
         return Audit(_ordered(found), (), len(bad), names)
     found += [*_duplicates(rows), *_leaks(rows, held), *_flagged(rows)]
-    found += [*_cut_short(rows), *_lengths(rows, sizes), *_names(rows)]
+    found += [*_cut_short(rows), *_names(rows)]
+    found += audit_lengths.length_findings(rows, room)
     found += audit_rewards.reward_findings(rows)
-    tables = [*audit_rewards.reward_tables(rows), *_length_tables(rows, sizes)]
+    tables = [
+        *audit_rewards.reward_tables(rows),
+        *audit_lengths.length_tables(rows, room),
+    ]
     return Audit(_ordered(found), tuple(tables), len(rows) + len(bad), names)
 
 
@@ -215,34 +220,6 @@ def _cut_short(rows: Sequence[Row]) -> list[Finding]:
     return [Finding("cut short", severity, text, len(short), audit_rows.places(short))]
 
 
-def _lengths(rows: Sequence[Row], sizes: Sequence[int]) -> list[Finding]:
-    tokens = np.array([row.tokens for row in rows if row.tokens is not None])
-    if not len(tokens):
-        text = "no tokenizer was given: tokens, rows and round trips were not looked at"
-        return [Finding("tokens", "note", text)]
-    low, middle, high = np.quantile(tokens, [0, 0.5, 1], method="lower")
-    said = sum(row.length for row in rows)
-    text = (
-        f"{tokens.sum():,} tokens, {said:,} of them the policy's; episodes of {low} to "
-        f"{high} (median {middle})"
-    )
-    if sizes:
-        fit = tokens[tokens <= max(sizes)]
-        rowed = np.sort(sizes)[np.searchsorted(np.sort(sizes), fit)]
-        if len(fit):
-            text += f"; {100 * (1 - fit.sum() / rowed.sum()):.1f} % of rows is padding"
-    found = [Finding("lengths", "note", text, len(tokens))]
-    if sizes:
-        long = [r.place for r in rows if r.tokens is not None and r.tokens > max(sizes)]
-        if long:
-            text = (
-                f"episodes are longer than the longest row, {max(sizes)} tokens; "
-                "nothing is cut off, so they cannot be trained on"
-            )
-            found.append(Finding("too long", "error", text, len(long), tuple(long)))
-    return found
-
-
 def _names(rows: Sequence[Row]) -> list[Finding]:
     """Keys that mean nothing, and tasks that are guessed."""
     found = []
@@ -274,32 +251,3 @@ def _names(rows: Sequence[Row]) -> list[Finding]:
         places = audit_rows.places(row for row in rows if row.task in odd)
         found.append(Finding("mixed task", "warning", text, len(odd), places))
     return found
-
-
-def _length_tables(rows: Sequence[Row], sizes: Sequence[int]) -> list[Table]:
-    tokens = np.array([row.tokens for row in rows if row.tokens is not None])
-    if not len(tokens):
-        return []
-    edges = sorted(sizes) if sizes else _doubling(int(tokens.max()))
-    place = np.searchsorted(edges, tokens)
-    lines = []
-    for i in range(len(edges) + 1):
-        inside = tokens[place == i]
-        name = f"{edges[i]}" if i < len(edges) else f"above {edges[-1]}"
-        if i < len(edges) or len(inside):
-            fill = (
-                float(inside.mean() / edges[i])
-                if i < len(edges) and len(inside)
-                else 0.0
-            )
-            lines.append((name, len(inside), len(inside) / len(tokens), fill))
-    header = ("row of", "episodes", "share", "filled")
-    return [Table("Episodes by the row that holds them", header, tuple(lines))]
-
-
-def _doubling(longest: int) -> list[int]:
-    size, sizes = 16, []
-    while not sizes or sizes[-1] < longest:
-        sizes.append(size)
-        size *= 2
-    return sizes

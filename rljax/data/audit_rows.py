@@ -59,6 +59,7 @@ class Row(NamedTuple):
     same: bytes  # digest of prompt and response
     length: int  # tokens of the policy, or characters where there is no tokenizer
     tokens: int | None  # of the episode; None where there is no tokenizer
+    begin: int  # of these, those before the policy's first; 0 where there is none
     truncated: bool
     flags: frozenset[str]  # of `FLAGS`
     unknown: tuple[str, ...]
@@ -124,6 +125,7 @@ def look(
         same=digest(prompt + "\0" + response),
         length=length,
         tokens=None if episode is None else len(episode.ids),
+        begin=0 if episode is None else int(np.argmax(episode.action)),
         truncated=attempt.truncated,
         flags=frozenset(flags),
         unknown=attempt.unknown,

@@ -4,6 +4,7 @@ import functools
 import json
 
 from rljax.data import audit, audit_leaks, episodes
+from rljax.data.audit_lengths import Room
 from rljax.text import chat
 from tests.text import speaking
 
@@ -37,7 +38,7 @@ def tokenizer():
     return speaking.byte_level(as_gpt2=True)
 
 
-def look(path, test=None, sizes=(), jinja=None):
+def look(path, test=None, room=None, jinja=None):
     """The audit of a log with tokens."""
     tokens = tokenizer()
     template = chat.from_tokenizer(tokens, chat_template=jinja)
@@ -45,5 +46,11 @@ def look(path, test=None, sizes=(), jinja=None):
     held = None if test is None else audit_leaks.held_out(test, tokens)
     ends = [tokens.eos_token_id]
     return audit.audit(
-        path, make, tokens, template, end_ids=ends, sizes=sizes, held=held
+        path,
+        make,
+        tokens,
+        template,
+        end_ids=ends,
+        held=held,
+        room=room or Room(),
     )

@@ -4,12 +4,13 @@ import gzip
 
 import pytest
 
-from rljax.data import audit, audit_leaks, audit_rows, logs
+from rljax.data import audit, audit_leaks, audit_rows, episodes, logs, packing
+from rljax.data.audit_lengths import Room
 from tests.data import auditing
 from tests.data.auditing import clean, look, save
 from tests.text import speaking
 
-QUIET = {"reward range", "tasks", "lengths", "length bias", "sources", "leakage"}
+QUIET = {"reward range", "tasks", "lengths", "length bias", "sources", "leakage", "row"}
 
 
 def lines_of(finding):
@@ -33,9 +34,9 @@ def changed(place, **changes):
 
 
 def test_nothing_is_wrong_with_a_clean_log(tmp_path):
-    result = look(save(tmp_path / "log", clean()), sizes=[64])
+    result = look(save(tmp_path / "log", clean()), room=Room(64))
     assert found_in(result) == {}
-    assert {finding.kind for finding in result.findings} == QUIET
+    assert {finding.kind for finding in result.findings} == QUIET - {"row"}
     assert (result.errors, result.lines) == (0, 40)
 
 
@@ -95,7 +96,7 @@ PLANTED = {
 @pytest.mark.parametrize("kind", PLANTED)
 def test_a_planted_fault_is_found(tmp_path, kind):
     rows, severity, count, lines = PLANTED[kind]
-    result = look(save(tmp_path / "log", rows()), sizes=[64])
+    result = look(save(tmp_path / "log", rows()), room=Room(64))
     found = found_in(result)
     assert found[kind] == (severity, count, lines)
     also = {
@@ -249,21 +250,58 @@ def test_without_a_tokenizer(tmp_path):
     assert found_in(result) == {"tokens": ("note", 0, ())}
 
 
-def test_rows_of_a_batch(tmp_path):
-    result = look(save(tmp_path / "log", changed(5, response=" b" * 64)), sizes=[8, 64])
-    (table,) = [t for t in result.tables if t.title.startswith("Episodes by")]
-    lengths = [
-        len(ids_of(row["prompt"] + row["response"])) + 1
-        for row in changed(5, response=" b" * 64)
-    ]
-    counts = [sum(x <= 8 for x in lengths), sum(8 < x <= 64 for x in lengths), 1]
-    assert [(row[0], row[1]) for row in table.rows] == list(
-        zip(["8", "64", "above 64"], counts, strict=True)
+def plan(log):
+    items = [(episode,) for episode in log]
+    return packing.make_plan(items, batch_size=8, epochs=2, seed=3, tokens=64)
+
+
+def test_rows_are_filled_as_in_training(tmp_path):
+    rows = changed(5, response=" b" * 64)
+    path = save(tmp_path / "log", rows)
+    result = look(path, room=Room(64, plan=plan))
+    told = {f.kind: f for f in result.findings}
+    assert lines_of(told["too long"]) == (6,)
+    log = episodes.load(save(tmp_path / "fit", clean()), auditing.tokenizer()).episodes
+    log.pop(5)
+    real = plan(log)
+    read = 2 * sum(len(episode.ids) for episode in log)
+    padding = 1 - read / (real.updates * real.rows * 64)
+    assert real.rows > 1 and padding > 0.05
+    assert told["packing"].text == (
+        f"{real.updates} updates of {real.rows} rows of 64 tokens: "
+        f"{100 * padding:.1f} % of them is padding"
     )
-    fit = [x for x in lengths if x <= 64]
-    rows = sum(8 if x <= 8 else 64 for x in fit)
-    text = {f.kind: f.text for f in result.findings}["lengths"]
-    assert f"{100 * (1 - sum(fit) / rows):.1f} % of rows is padding" in text
+    (table,) = [t for t in result.tables if t.title == "Episodes by length"]
+    lengths = [len(ids_of(row["prompt"] + row["response"])) + 1 for row in rows]
+    edges = [16, 32, 64, 128, 256]
+    counts = [
+        sum(low < x <= high for x in lengths)
+        for low, high in zip([0, *edges[:-1]], edges, strict=True)
+    ]
+    assert counts[-1] == 1 and counts[0] < 40
+    names = ["16", "32", "64, a row", "128", "256"]
+    assert [row[:2] for row in table.rows] == list(zip(names, counts, strict=True))
+
+
+def test_batches_that_cannot_be_made(tmp_path):
+    def refuse(log):
+        raise ValueError(f"no use for {len(log)}")
+
+    path = save(tmp_path / "log", clean())
+    found = {f.kind: f for f in look(path, room=Room(64, plan=refuse)).findings}
+    assert found["refused"].severity == "error"
+    assert found["refused"].text == "training would be refused: no use for 40"
+
+
+def test_longer_than_the_model_reads(tmp_path):
+    path = save(tmp_path / "log", changed(5, response=" b" * 64))
+    found = found_in(look(path, room=Room(None, 64)))
+    assert found == {"context": ("error", 1, (6,))}
+
+
+def test_without_a_row_that_is_said(tmp_path):
+    found = {f.kind: f for f in look(save(tmp_path / "log", clean())).findings}
+    assert "were not held against a row" in found["row"].text
 
 
 def test_shapes_of_reasons():

@@ -2,12 +2,15 @@
 
 import html.parser
 import json
+import pathlib
 
 import pytest
 
-from experiments import audit
+from experiments import audit, border, offline
+from rljax.data import episodes, packing
 from tests.data import auditing
 from tests.data.auditing import clean, save
+from tests.experiments.logged_runs import MAINS
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +36,57 @@ def test_a_clean_log(tmp_path, capsys, folder):
     assert code == 0
     assert lines[-1] == "clean: no error and no warning in 40 attempts"
     assert [line.split()[0] for line in lines[:-1]] == ["note"] * 6
+
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def spec(method, scale="smoke"):
+    return f"--config={ROOT / 'experiments' / 'configs' / method}.py:{scale}"
+
+
+@pytest.mark.parametrize("method", ["oreo", "sft", "rejection_sampling", "dpo", "kto"])
+def test_batches_are_those_of_the_training(tmp_path, capsys, folder, method):
+    rows = [
+        row | {"prompt": "a" * (n // 4) + row["prompt"], "reward": int(n % 3 == 0)}
+        for n, row in enumerate(clean())
+    ]
+    log = save(tmp_path / "log.jsonl", rows)
+    words = [spec(method), "--config.data.batch_size=7", "--config.data.row_tokens=80"]
+    code, lines, _ = run(capsys, f"--data={log}", f"--tokenizer={folder}", *words)
+    assert code == 0
+    config = border.read_command(words).config
+    learnt = episodes.load(log, auditing.tokenizer()).episodes
+    plan = offline.plan_of(config, MAINS[method].method_of(config), learnt, 1)
+    batches = [packing.batch_of(plan, n) for n in range(plan.updates)]
+    padding = 1 - sum(map(packing.num_tokens, batches)) / (
+        plan.updates * plan.rows * plan.tokens
+    )
+    (told,) = [line for line in lines if line.startswith("note    packing")]
+    assert told.endswith(
+        f"{plan.updates} updates of {plan.rows} rows of 80 tokens: "
+        f"{100 * padding:.1f} % of them is padding"
+    )
+
+
+def test_what_a_training_refuses_is_an_error(tmp_path, capsys, folder):
+    log = save(tmp_path / "log.jsonl", [*clean(), clean()[0] | {"response": "b" * 600}])
+    words = (f"--data={log}", f"--tokenizer={folder}")
+    code, lines, _ = run(capsys, *words, spec("oreo", "arithmetic"))
+    assert code == 1 and lines[0].startswith("error   too long                1  ")
+    assert "longer than a row, 128 tokens" in lines[0]
+    assert lines[0].endswith("[lines 41]")
+    assert not any("not held against" in line for line in lines)
+    for more in (["--row=640"], ["--config.data.row_tokens=640"]):
+        assert run(capsys, *words, spec("oreo", "arithmetic"), *more)[0] == 0
+    code, lines, _ = run(capsys, *words)
+    assert code == 0 and lines[-1].endswith("; lengths were not held against a row")
+    assert any(line.startswith("note    row") for line in lines)
+    rows = [row | {"reward": int(row["prompt"] < "question c")} for row in clean()]
+    log = save(tmp_path / "log.jsonl", rows)
+    code, lines, _ = run(capsys, f"--data={log}", words[1], spec("dpo"))
+    assert code == 1 and lines[0].startswith("error   refused")
+    assert "none of the 10 tasks has a good answer" in lines[0]
 
 
 def test_warnings_alone_are_no_failure(tmp_path, capsys):
@@ -116,15 +170,24 @@ def well_formed(page):
 
 def test_what_cannot_begin(tmp_path, capsys, folder):
     log = save(tmp_path / "log.jsonl", clean())
+    tokens = (f"--data={log}", f"--tokenizer={folder}")
     for words, what in (
         ([f"--data={tmp_path / 'none'}"], "there is no log"),
         ([f"--data={log}", f"--test={tmp_path / 'none'}"], "there is no log"),
         ([f"--data={log}", "--tokenizer=none"], "no tokenizer folder"),
         ([f"--data={log}", "--row=8"], "give --model or --tokenizer"),
         ([f"--data={log}", "--row=0", f"--tokenizer={folder}"], "at least 1"),
+        ([f"--data={log}", spec("oreo")], "give --model or --tokenizer"),
+        ([*tokens, spec("grpo")], "has no data.row_tokens"),
+        ([*tokens, "--config.data.row_tokens=8"], "needs --config=FILE.py"),
+        ([*tokens, spec("oreo", "none")], "scale is one of"),
+        ([*tokens, spec("oreo"), "--config.data.row=8"], "is not a setting"),
     ):
         code, _, error = run(capsys, *words)
         assert code == 2 and what in error
+    with pytest.raises(SystemExit):
+        run(capsys, *tokens, "--rows=8")
+    assert "unrecognized arguments: --rows=8" in capsys.readouterr().err
 
 
 def test_ranges():
