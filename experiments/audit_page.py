@@ -13,6 +13,7 @@ from rljax.training import report_page
 
 _COLOURS = {"error": "lost", "warning": "c1", "note": "soft"}
 _SHARES = ("share", "from", "to")  # columns of shares; the first is drawn
+_ROWS = 100  # of a table
 _MANY = 60  # characters of line numbers that are shown at once
 
 
@@ -75,7 +76,7 @@ def _table(table: Table) -> str:
         for i, name in enumerate(table.header)
     )
     rows = []
-    for row in table.rows:
+    for row in table.rows[:_ROWS]:
         values = dict(zip(table.header, row, strict=True))
         cells = [
             f"<td{'' if i == 0 else _CLASS}>{_text(_value(name, value))}</td>"
@@ -86,6 +87,13 @@ def _table(table: Table) -> str:
             width = 100 * values[_SHARES[0]]
             drawn = f'<span class="bar"><i style="width:{width:.1f}%"></i></span>'
         rows.append(f'<tr>{"".join(cells)}<td class="w">{drawn}</td></tr>')
+    left = len(table.rows) - _ROWS
+    if left > 0:
+        wide = len(table.header) + 1
+        more = (
+            f'<td colspan="{wide}" class="soft">and {left:,} more, in audit.json</td>'
+        )
+        rows.append(f"<tr>{more}</tr>")
     return (
         f'<div class="table"><h3>{_text(table.title)}</h3><table><tr>{head}<th></th>'
         f"</tr>{''.join(rows)}</table></div>"

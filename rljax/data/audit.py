@@ -108,9 +108,9 @@ def audit(
     found += [*_duplicates(rows), *_leaks(rows, held), *_flagged(rows)]
     found += [*_cut_short(rows), *_names(rows)]
     found += audit_lengths.length_findings(rows, room)
-    found += audit_rewards.reward_findings(rows)
+    found += audit_rewards.reward_findings(rows, names)
     tables = [
-        *audit_rewards.reward_tables(rows),
+        *audit_rewards.reward_tables(rows, names),
         *audit_lengths.length_tables(rows, room),
     ]
     return Audit(_ordered(found), tuple(tables), len(rows) + len(bad), names)

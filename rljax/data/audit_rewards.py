@@ -23,26 +23,29 @@ _RARE = 0.02  # share of the smaller class that is worth one
 _CORRELATION = 0.2
 _DIFFERENCE = 0.1  # of two shares
 _BINS = 10
+_NAMED = 8  # tasks that a finding names
 _HEADER = ("attempts", "right", "share", "from", "to")
 
 
-def reward_findings(rows: Sequence[Row]) -> list[Finding]:
+def reward_findings(rows: Sequence[Row], logs: Sequence[str]) -> list[Finding]:
     """All that is said of rewards.
 
     Args:
       rows: at least one.
+      logs: names of the logs that they are of.
     """
-    found = [*_range(rows), *_tasks(rows)]
+    found = [*_range(rows), *_tasks(rows), *_worst(rows, logs)]
     if 0 < sum(map(_right, rows)) < len(rows):
         found += [*_length(rows), *_sources(rows)]
     return found
 
 
-def reward_tables(rows: Sequence[Row]) -> list[Table]:
+def reward_tables(rows: Sequence[Row], logs: Sequence[str]) -> list[Table]:
     """The numbers behind them.
 
     Args:
       rows: at least one.
+      logs: names of the logs that they are of.
     """
     tasks = collections.Counter(
         _share_bin(right / total) for right, total in _by(rows, _task).values()
@@ -52,12 +55,14 @@ def reward_tables(rows: Sequence[Row]) -> list[Table]:
         (name, tasks[name], tasks[name] / tasks.total())
         for name in [*order, "all right"]
     ]
+    named = _by_task(rows, logs)
     quarters, sources = _by(rows, _quarter_of(rows)), _by(rows, lambda row: row.source)
     return [
         Table("Rewards", ("reward", "attempts", "share"), tuple(_values(rows))),
         Table("Tasks by share right", ("right", "tasks", "share"), tuple(by_task)),
         Table("Success by length", ("length", *_HEADER), _shares(quarters)),
         Table("Success by source", ("source", *_HEADER), _shares(sources)),
+        Table("Success by task", ("task", "first", *_HEADER), tuple(named)),
     ]  # fmt: skip
 
 
@@ -181,6 +186,39 @@ def _tasks(rows: Sequence[Row]) -> list[Finding]:
         where = places(row for row in rows if row.task not in several)
         found.append(Finding("single attempts", "note", text, single, where))
     return found
+
+
+def _worst(rows: Sequence[Row], logs: Sequence[str]) -> list[Finding]:
+    """Names tasks that fail, those that do so most often first."""
+    failed = [task for task in _by_task(rows, logs) if task[3] < task[2]]
+    if not failed:
+        return []
+    text = "tasks with failures, the worst first: " + ", ".join(
+        f"{task} ({right} of {total} right, {first})"
+        for task, first, total, right, *_ in failed[:_NAMED]
+    )
+    left = len(failed) - _NAMED
+    text += f", and {left:,} more" if left > 0 else ""
+    return [Finding("worst tasks", "note", text, len(failed))]
+
+
+def _by_task(
+    rows: Sequence[Row], logs: Sequence[str]
+) -> list[tuple[str, str, int, int, float, float, float]]:
+    """Each task, where it is first, and what came of it; the worst come first."""
+    first: dict[str, str] = {}
+    for row in rows:
+        log = f"{logs[row.place.log]}, " if len(logs) > 1 else ""
+        first.setdefault(row.task, f"{log}line {row.place.line}")
+    order = {task: place for place, task in enumerate(first)}
+    groups = sorted(
+        _by(rows, _task).items(),
+        key=lambda group: (group[1][0] / group[1][1], -group[1][1], order[group[0]]),
+    )
+    return [
+        (task, first[task], total, right, right / total, *wilson(right, total))
+        for task, (right, total) in groups
+    ]
 
 
 def _length(rows: Sequence[Row]) -> list[Finding]:

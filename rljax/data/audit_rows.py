@@ -4,6 +4,7 @@ Texts are not kept, only digests of them, so that a log larger than memory can b
 looked over.
 """
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from rljax.data import audit_leaks, episodes, steps
 from rljax.data.audit_leaks import Held, Leak, digest
 from rljax.data.record import Record
 from rljax.text import dialogue
+from rljax.text import tokenizer as tokenizer_lib
 from rljax.text.template import POLICY, Template
 from rljax.text.tokenizer import Tokenizer
 from rljax.types import Episode
@@ -69,6 +71,8 @@ class Row(NamedTuple):
 FLAGS = {
     "text": "the response in text is not what its ids spell",
     "round trip": "the tokenizer changes the response: its tokens spell another text",
+    "prompt changed": "the tokenizer changes the prompt: its tokens spell another text",
+    "message changed": "the tokenizer changes a message: its tokens spell another text",
     "no end": "the last token is no end token, and the attempt is not marked truncated",
     "late end": "an end token stands before the last token of a turn",
     "space": "the prompt ends with a space, which tokenizers join to the next word",
@@ -201,7 +205,22 @@ def _token_flags(
         own = prompt[1:] if prompt[0] == tokenizer.bos_token_id else prompt
         if np.isin(own, steps.special_ids(tokenizer)).any():
             flags.add("special")
+        if _changed(tokenizer, attempt.prompt):
+            flags.add("prompt changed")
+    heard = attempt.messages if attempt.ids is None else ()
+    if any(_changed(tokenizer, message.text) for message in heard):
+        flags.add("message changed")
     return flags
+
+
+@functools.lru_cache(maxsize=4096)
+def _changed(tokenizer: Tokenizer, text: str) -> bool:
+    """Whether the tokens of a text spell another one.
+
+    A space at its beginning does not count: some tokenizers add it, or drop it.
+    """
+    (ids,) = tokenizer_lib.encode(tokenizer, [text])
+    return _decode(tokenizer, ids).removeprefix(" ") != text.removeprefix(" ")
 
 
 def _decode(tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray) -> str:

@@ -1,7 +1,10 @@
 """A log without fault, for faults to be planted in."""
 
+import copy
 import functools
 import json
+
+from tokenizers import normalizers
 
 from rljax.data import audit, audit_leaks, episodes
 from rljax.data.audit_lengths import Room
@@ -38,9 +41,17 @@ def tokenizer():
     return speaking.byte_level(as_gpt2=True)
 
 
-def look(path, test=None, room=None, jinja=None):
+@functools.cache
+def folding():
+    """The same, but for it every quotation mark is a straight one."""
+    tokens = copy.deepcopy(tokenizer())
+    tokens.backend_tokenizer.normalizer = normalizers.Replace("\u201c", '"')
+    return tokens
+
+
+def look(path, test=None, room=None, jinja=None, tokens=None):
     """The audit of a log with tokens."""
-    tokens = tokenizer()
+    tokens = tokens or tokenizer()
     template = chat.from_tokenizer(tokens, chat_template=jinja)
     make = functools.partial(episodes.tokenise, tokenizer=tokens, template=template)
     held = None if test is None else audit_leaks.held_out(test, tokens)

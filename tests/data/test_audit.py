@@ -11,6 +11,7 @@ from tests.data.auditing import clean, look, save
 from tests.text import speaking
 
 QUIET = {"reward range", "tasks", "lengths", "length bias", "sources", "leakage", "row"}
+QUIET |= {"worst tasks"}
 
 
 def lines_of(finding):
@@ -112,6 +113,33 @@ def test_a_planted_fault_is_found(tmp_path, kind):
     assert result.errors == (severity == "error")
     order = [audit_rows.SEVERITIES.index(f.severity) for f in result.findings]
     assert order == sorted(order)
+
+
+QUOTE = "He said \u201c2."
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("round trip", {"prompt": "a", "response": QUOTE}),
+        ("prompt changed", {"prompt": QUOTE, "response": " a"}),
+        ("message changed", talk(QUOTE, "a")),
+        ("message changed", talk("a", QUOTE)),
+        ("message changed", talk("a", "b", QUOTE, "c")),
+        (None, {"prompt": QUOTE, "prompt_ids": [9], "response_ids": [9, 0]}),
+    ],
+)
+def test_a_tokenizer_that_changes_texts(tmp_path, kind, line):
+    row = {**line, "reward": 1, "response": line.get("response", "x"), "task": "t"}
+    if "conversations" in row:
+        del row["response"]
+    path = save(tmp_path / "log", [*clean(), row])
+    changes = {"round trip", "prompt changed", "message changed"}
+    found = found_in(look(path, tokens=auditing.folding()))
+    assert found.keys() & changes == ({kind} if kind else set())
+    if kind:
+        assert found[kind] == ("warning", 1, (41,))
+    assert not found_in(look(path)).keys() & changes
 
 
 def test_bad_lines_are_told_by_reason(tmp_path):

@@ -104,6 +104,34 @@ def test_a_source_that_wins(tmp_path):
     ]  # fmt: skip
 
 
+def test_tasks_are_named_the_worst_first(tmp_path):
+    rows = grown(
+        12, 4, lambda t, a: f" b{a}", lambda t, a: a < min(t, 4),
+        task=lambda t, a: f"task {t}",
+    )  # fmt: skip
+    result = look(save(tmp_path / "log", rows[::-1]))
+    told = kinds(result)["worst tasks"]
+    assert (told.severity, told.count) == ("note", 4)
+    assert told.text.endswith(
+        "the worst first: task 0 (0 of 4 right, line 45), task 1 (1 of 4 right, line "
+        "41), task 2 (2 of 4 right, line 37), task 3 (3 of 4 right, line 33)"
+    )
+    (table,) = [t for t in result.tables if t.title == "Success by task"]
+    assert len(table.rows) == 12
+    assert table.rows[1][:5] == ("task 1", "line 41", 4, 1, 0.25)
+    assert table.rows[1][5:] == ours.wilson(1, 4)
+    halves = [row | {"task": f"t{n // 4:02}"} for n, row in enumerate(rows * 2)]
+    logs = [save(tmp_path / "a", halves[:48]), save(tmp_path / "b", halves[48:])]
+    result = look(logs)
+    (table,) = [t for t in result.tables if t.title == "Success by task"]
+    assert table.rows[1][:2] == ("t12", f"{logs[1]}, line 1")
+    few = [row | {"reward": 0} for row in halves]
+    text = kinds(look(save(tmp_path / "c", few)))["worst tasks"].text
+    assert text.count("of 4 right") == 8 and text.endswith(", and 16 more")
+    every = [row | {"reward": 1} for row in rows]
+    assert "worst tasks" not in kinds(look(save(tmp_path / "d", every)))
+
+
 def test_tables_count_everything(tmp_path):
     rows = auditing.clean()
     result = look(save(tmp_path / "log", rows))

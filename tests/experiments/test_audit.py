@@ -35,7 +35,7 @@ def test_a_clean_log(tmp_path, capsys, folder):
     )
     assert code == 0
     assert lines[-1] == "clean: no error and no warning in 40 attempts"
-    assert [line.split()[0] for line in lines[:-1]] == ["note"] * 6
+    assert [line.split()[0] for line in lines[:-1]] == ["note"] * 7
 
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -146,6 +146,24 @@ def test_several_logs(tmp_path, capsys):
     assert f"{two}: lines 21-23" in (out / "audit.html").read_text()
     code, _, error = run(capsys, f"--data={one},,{two}")
     assert code == 2 and "must be logs with one comma between two" in error
+
+
+def test_every_task_is_in_the_json_and_the_worst_on_the_page(tmp_path, capsys):
+    rows = [
+        row | {"task": f"task {n:03}", "reward": int(n % 150 < 75)}
+        for n, row in enumerate(clean() * 8)
+    ]
+    log, out = save(tmp_path / "log.jsonl", rows), tmp_path / "out"
+    _, lines, _ = run(capsys, f"--data={log}", f"--out={out}")
+    (told,) = [line for line in lines if line.startswith("note    worst tasks")]
+    assert told.endswith("task 082 (0 of 1 right, line 83), and 142 more")
+    tables = json.loads((out / "audit.json").read_text())["tables"]
+    (table,) = [table for table in tables if table["title"] == "Success by task"]
+    assert len(table["rows"]) == 320 and table["rows"][0][0] == "task 075"
+    assert table["header"][:5] == ["task", "first", "attempts", "right", "share"]
+    page = (out / "audit.html").read_text()
+    assert "and 220 more, in audit.json" in page and well_formed(page)
+    assert "task 075" in page and "task 000" not in page
 
 
 VOID = {"meta", "br", "img", "link", "input"}
