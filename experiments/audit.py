@@ -165,8 +165,9 @@ def _audit(given: argparse.Namespace, settings: Sequence[str]) -> Audit:
         return audit_lib.audit(data, held=held)
     room = _room(given, settings, reader.context)
     make = functools.partial(
-        episodes.tokenise, tokenizer=reader.tokenizer, template=reader.template
-    )
+        episodes.tokenise, tokenizer=reader.tokenizer, template=reader.template,
+        end_id=next(iter(reader.end_ids), None),
+    )  # fmt: skip
     return audit_lib.audit(
         data, make, reader.tokenizer, reader.template,
         end_ids=reader.end_ids, held=held, room=room,
@@ -185,7 +186,7 @@ def _room(
         return Room(given.row, context)
     words = [f"--config={given.config}", *settings]
     config = border.read_command(words).config
-    if "row_tokens" not in config.get("data", {}):
+    if "data" not in config or "row_tokens" not in config.data:
         raise ValueError(
             f"--config={given.config} has no data.row_tokens: it is not of a method "
             "that learns from logs, such as experiments/configs/oreo.py"

@@ -105,7 +105,7 @@ def held_out(path: str | pathlib.Path, tokenizer: Tokenizer | None = None) -> He
         held.exact.setdefault(digest(text), line)
         held.normal.setdefault(_key(text), line)
         asked = turns(text, cut)
-        question = asked[0] if len(asked) == 1 else cut.sub(" ", text)
+        question = asked[0] if len(asked) == 1 else text
         if len(asked) == 1:
             held.turn.setdefault(_key(question), line)
         if len(question.split()) >= _WORDS:
@@ -141,7 +141,7 @@ def find(held: Held, attempt: Record, prompt: str, cut: re.Pattern[str]) -> Leak
                 return Leak("turn", line)
     if attempt.task and (line := held.tasks.get(attempt.task)) is not None:
         return Leak("task", line)
-    return _inside(held, _words(cut.sub(" ", "\n".join(said) or prompt)))
+    return _inside(held, _words("\n".join(said) or prompt))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -207,8 +207,11 @@ def _token_flags(
             flags.add("special")
         if _changed(tokenizer, attempt.prompt):
             flags.add("prompt changed")
-    heard = attempt.messages if attempt.ids is None else ()
-    if any(_changed(tokenizer, message.text) for message in heard):
+    left_out = len(episodes.closing(attempt))
+    talk = attempt.messages[: len(attempt.messages) - left_out]
+    if attempt.ids is None and any(
+        _changed(tokenizer, message.text) for message in talk
+    ):
         flags.add("message changed")
     return flags
 

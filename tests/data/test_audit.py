@@ -142,6 +142,11 @@ def test_a_tokenizer_that_changes_texts(tmp_path, kind, line):
     assert not found_in(look(path)).keys() & changes
 
 
+def test_messages_that_are_left_out_are_not_tried(tmp_path):
+    path = save(tmp_path / "log", [*clean(), talk("a", "b", QUOTE)])
+    assert "message changed" not in found_in(look(path, tokens=auditing.folding()))
+
+
 def test_bad_lines_are_told_by_reason(tmp_path):
     rows = [
         *clean(),

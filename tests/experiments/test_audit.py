@@ -6,11 +6,20 @@ import pathlib
 
 import pytest
 
-from experiments import audit, border, offline
+from experiments import (
+    audit,
+    border,
+    dpo,
+    kto,
+    offline,
+    oreo,
+    prompts,
+    rejection_sampling,
+    sft,
+)
 from rljax.data import episodes, packing
 from tests.data import auditing
 from tests.data.auditing import clean, save
-from tests.experiments.logged_runs import MAINS
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +48,20 @@ def test_a_clean_log(tmp_path, capsys, folder):
 
 
 ROOT = pathlib.Path(__file__).parents[2]
+TRAINED = {
+    "oreo": oreo,
+    "sft": sft,
+    "rejection_sampling": rejection_sampling,
+    "dpo": dpo,
+    "kto": kto,
+}
 
 
 def spec(method, scale="smoke"):
     return f"--config={ROOT / 'experiments' / 'configs' / method}.py:{scale}"
 
 
-@pytest.mark.parametrize("method", ["oreo", "sft", "rejection_sampling", "dpo", "kto"])
+@pytest.mark.parametrize("method", TRAINED)
 def test_batches_are_those_of_the_training(tmp_path, capsys, folder, method):
     rows = [
         row | {"prompt": "a" * (n // 4) + row["prompt"], "reward": int(n % 3 == 0)}
@@ -57,7 +73,7 @@ def test_batches_are_those_of_the_training(tmp_path, capsys, folder, method):
     assert code == 0
     config = border.read_command(words).config
     learnt = episodes.load(log, auditing.tokenizer()).episodes
-    plan = offline.plan_of(config, MAINS[method].method_of(config), learnt, 1)
+    plan = offline.plan_of(config, TRAINED[method].method_of(config), learnt, 1)
     batches = [packing.batch_of(plan, n) for n in range(plan.updates)]
     padding = 1 - sum(map(packing.num_tokens, batches)) / (
         plan.updates * plan.rows * plan.tokens
@@ -123,6 +139,22 @@ def test_faults_a_page_and_json(tmp_path, capsys, folder):
     for finding in told["findings"]:
         assert finding["kind"] in page
     assert well_formed(page)
+
+
+@pytest.mark.parametrize("form", ["line", "chat", "deepseek_math"])
+def test_a_log_of_test_questions_ends_with_1(tmp_path, capsys, folder, form):
+    put = prompts.PROMPTS[form](auditing.tokenizer(), "Be good.")
+    questions = ["How many in May?", "17+25*3=?"]
+    rows = [
+        {"prompt": put.write(questions[n % 2]), "response": f" {n}", "reward": n % 2}
+        for n in range(4)
+    ]
+    test = save(tmp_path / "test", [{"question": text} for text in questions])
+    words = (f"--data={save(tmp_path / 'log.jsonl', rows)}", f"--test={test}")
+    for more in ((), (f"--tokenizer={folder}",)):
+        code, lines, _ = run(capsys, *words, *more)
+        assert code == 1 and lines[0].startswith("error   leakage")
+        assert lines[0].endswith("2 of 2 (its lines 1, 2)  [lines 1-4]")
 
 
 def test_several_logs(tmp_path, capsys):
