@@ -162,6 +162,7 @@ def parts_of(size: Size, kl_weight: float, clock: Clock) -> online_parts.Parts:
         prompts=[np.array(ids, np.int32) for ids in prompts(size)],
         tokenizer=Numbers(),
         judge=verifiers.in_turn(even),
+        answered=verifiers.marked,
         split=steps.split(),
         sizes=online_parts.Sizes(
             seed=0,

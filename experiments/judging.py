@@ -7,7 +7,7 @@ from typing import Any
 from experiments import border
 from experiments.border import AT_LEAST_ONE, POSITIVE, ConfigError, pick
 from rljax.envs import verifier_pool, verifiers
-from rljax.envs.verifiers import JudgeAll, Verify
+from rljax.envs.verifiers import Answered, JudgeAll, Verify
 
 LIMITS = {
     "task.verifier_workers": AT_LEAST_ONE,
@@ -33,6 +33,8 @@ PACKAGES: dict[str, tuple[str, Callable[[], Verify]]] = {
     "math_verify": ("math", _math_verify),
     "gym": ("gym", _gym),
 }
+# Where a package reads answers that the task's own verifier does not.
+ANSWERED: dict[str, Answered] = {"math_verify": verifiers.marked_or_boxed}
 
 
 @contextlib.contextmanager

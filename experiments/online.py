@@ -1,7 +1,7 @@
 """What PPO, GRPO and replay on top of them do around their update."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,6 @@ from rljax.agents.offline import Optimizer
 from rljax.agents.token_rl import Estimate, TokenAgent
 from rljax.data import episodes, steps
 from rljax.envs import verifiers
-from rljax.envs.reasoning.problems import Problem
 from rljax.envs.verifiers import JudgeAll
 from rljax.losses import surrogate
 from rljax.models import hf_folder
@@ -84,7 +83,7 @@ class Method(NamedTuple):
       warmup: steps in which the critic learns alone.
       extras: (start, state at the end) -> what writes more into the exported folder.
       replay: start -> retrospective replay; None without it.
-      seeds: (start, problems, judge) -> states from written solutions; None: there are
+      seeds: (start, task, judge) -> states from written solutions; None: there are
         none.
       state_tokens: of the longest state; 0 without replay.
       refresh: steps between two looks at all states.
@@ -96,7 +95,7 @@ class Method(NamedTuple):
     warmup: int = 0
     extras: Callable[[Start, agents.State], list[hf_folder.Extra]] = lambda *_: []
     replay: Callable[[Start], rrl.Settings] | None = None
-    seeds: Callable[[Start, Sequence[Problem], JudgeAll], States] | None = None
+    seeds: Callable[[Start, reasoning.Task, JudgeAll], States] | None = None
     state_tokens: int = 0
     refresh: int = 1
 
@@ -179,7 +178,7 @@ def train(config: Any, folder: str, method: Method) -> None:
     start = starts.choose_start(config)
     task = reasoning.make_task(config, start.tokenizer)
     with judging.open_judge(config, task.judge.verify) as judge:
-        parts, room = _parts(config, method, task.train, judge, start, parallel)
+        parts, room = _parts(config, method, task, judge, start, parallel)
         _train(config, folder, method, start, task, parts, room)
 
 
@@ -249,12 +248,12 @@ def prepare(config: Any, method: Method) -> tuple[Parts, np.ndarray]:
     start = starts.choose_start(config)
     task = reasoning.make_task(config, start.tokenizer)
     judge = verifiers.in_turn(task.judge.verify)
-    return _parts(config, method, task.train, judge, start, devices.jit())
+    return _parts(config, method, task, judge, start, devices.jit())
 
 
-def _parts(config, method, asked, judge, start, parallel) -> tuple[Parts, np.ndarray]:
+def _parts(config, method, task, judge, start, parallel) -> tuple[Parts, np.ndarray]:
     """All a step is made of, and the room that each problem has for states."""
-    sizes = sizes_of(config, method)
+    sizes, asked = sizes_of(config, method), task.train
     border.require(
         bool(asked), "task.train_size", config.task.train_size,
         "above 0: there is no problem to learn from",
@@ -292,10 +291,11 @@ def _parts(config, method, asked, judge, start, parallel) -> tuple[Parts, np.nda
         prompts=prompts,
         tokenizer=start.tokenizer,
         judge=judge,
+        answered=task.judge.answered,
         split=steps.split(),
         sizes=sizes,
         replay=None if method.replay is None else method.replay(start),
-        seeds=None if method.seeds is None else method.seeds(start, asked, judge),
+        seeds=None if method.seeds is None else method.seeds(start, task, judge),
     )
     return parts, np.full(len(asked), max(method.state_tokens, 1), np.int32)
 

@@ -24,19 +24,25 @@ class Judge(NamedTuple):
       verify: (true answer, response) -> right.
       said: response -> what it answers, None where it answers nothing.
       same: whether two of these are one answer.
+      answered: whether the beginning of a response states an answer already.
     """
 
     verify: verifiers.Verify
     said: Callable[[str], Any]
     same: Callable[[Any, Any], bool]
+    answered: verifiers.Answered
 
 
-NUMBER = Judge(verifiers.final_number, verifiers.number_of, operator.eq)
-BOX = Judge(verifiers.boxed, latex.last_boxed, latex.equal)
-EXPRESSION = Judge(countdown.verify, countdown.given_in, operator.eq)
+NUMBER = Judge(
+    verifiers.final_number, verifiers.number_of, operator.eq, verifiers.marked
+)
+BOX = Judge(verifiers.boxed, latex.last_boxed, latex.equal, verifiers.closed_box)
+EXPRESSION = Judge(countdown.verify, countdown.given_in, operator.eq, verifiers.marked)
 # DeepSeekMath is asked for a box whatever the problems are, and judged by its own
 # evaluation (Wang et al., 2024, arXiv:2412.16145).
-STATED = Judge(verifiers.stated, verifiers.stated_in, latex.equal)
+STATED = Judge(
+    verifiers.stated, verifiers.stated_in, latex.equal, verifiers.boxed_or_told
+)
 
 
 class Prompt(NamedTuple):

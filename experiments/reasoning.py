@@ -93,7 +93,9 @@ def make_task(config: Any, tokens: Tokenizer) -> Task:
     solved, train, dev, test = kind.parts(
         config.task, lambda problem: prompts.put(prompt, problem)
     )
-    return Task(solved, train, dev, test, prompt.judge or kind.judge)
+    judge = prompt.judge or kind.judge
+    answered = judging.ANSWERED.get(verifier, judge.answered)
+    return Task(solved, train, dev, test, judge._replace(answered=answered))
 
 
 def read_file(config: Any, tokens: Tokenizer, path: str) -> list[Problem]:

@@ -115,15 +115,16 @@ def method_of(config: Any) -> online.Method:
             entropy=where is promise.by_entropy and not replay.proven,
         )
 
-    def seeds(start, problems, judge):
+    def seeds(start, task, judge):
         count = replay.canonical
         try:
             found, wrong = online_texts.seeds_of(
-                problems, start.tokenizer, start.eos_ids[0], count, replay.tail, judge
-            )
+                task.train, start.tokenizer, start.eos_ids[0], count, replay.tail,
+                judge, task.judge.answered,
+            )  # fmt: skip
             if wrong:
                 print(
-                    f"{wrong:,} of {len(problems):,} written solutions are not right "
+                    f"{wrong:,} of {len(task.train):,} written solutions are not right "
                     "by the verifier: no states come from them"
                 )
             return found

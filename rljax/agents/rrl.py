@@ -96,6 +96,8 @@ class Found(NamedTuple):
     tokens: np.ndarray  # int32 [M, T], sampled
     length: np.ndarray  # int32 [M]
     step: np.ndarray  # int32 [M, T], number of each token's reasoning step
+    # int32 [M], most of the tokens sampled after which no answer is stated yet
+    unanswered: np.ndarray
     right: np.ndarray  # bool [M]
     judged: np.ndarray  # bool [M]
     entropy: np.ndarray | None  # float32 [M, T]
@@ -213,26 +215,35 @@ def remember(
         schedule.bare_success(history)[found.each.problem],
         settings.proposes_below,
     )
-    states = _proposed(settings, found, allowed & found.judged, step)
+    states, finished = _proposed(settings, found, allowed & found.judged, step)
     archive, added = archive_lib.add(
         archive, states, step, end_ids=settings.end_ids, worth=settings.worth,
         chains=settings.chains,
     )  # fmt: skip
+    added = added._replace(finished=added.finished + finished)
     told |= {f"replay/states_{key}": float(n) for key, n in added._asdict().items()}
     return Memory(archive, bandit), told
 
 
 def _proposed(
     settings: Settings, found: Found, allowed: np.ndarray, step: int
-) -> archive_lib.Proposals:
+) -> tuple[archive_lib.Proposals, int]:
+    """States, and how many answers have none but such as state an answer already."""
     answers = _answers(settings, found, step)
     if settings.proven:
-        return promise.proven(answers, settings.proven, allowed & found.right)
-    trusted = settings.explained is None or (
-        found.explained is not None and found.explained >= settings.explained
-    )
-    allowed = allowed & trusted & (not found.warming)
-    return promise.propose(answers, settings.where, settings.score, allowed)
+        allowed = allowed & found.right
+    else:
+        trusted = settings.explained is None or (
+            found.explained is not None and found.explained >= settings.explained
+        )
+        allowed = allowed & trusted & (not found.warming)
+    finished = allowed & ~answers.legal.any(axis=1)
+    finished &= promise.legal_cuts(found.step, found.length, settings.tail).any(axis=1)
+    if settings.proven:
+        return promise.proven(answers, settings.proven, allowed), int(finished.sum())
+    all_ = promise.propose(answers, settings.where, settings.score, allowed)
+    states = archive_lib.Proposals(*(x[~finished] for x in all_))
+    return states, int(finished.sum())
 
 
 def refresh(
@@ -325,7 +336,9 @@ def _answers(settings: Settings, found: Found, step: int) -> Answers:
         start=found.each,
         tokens=found.tokens,
         length=found.length,
-        legal=promise.legal_cuts(found.step, found.length, settings.tail),
+        legal=promise.legal_cuts(
+            found.step, found.length, settings.tail, found.unanswered
+        ),
         returns=found.returns,
         value=found.value,
         entropy=found.entropy,

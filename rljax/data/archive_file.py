@@ -16,7 +16,8 @@ of these keys was added to it:
 | `new_score` | a number | is its score, until the critic's next refresh |
 
 A line without `cell` adds a state: `problem`, `text` or `tokens`, and `new_score`
-unless it is forbidden. It must end where a step does. A state that has gone since the
+unless it is forbidden. It must end where a step does, before an answer is stated. A
+state that has gone since the
 export comes back if it is promoted or forbidden; another wish for it is reported as
 `gone`.
 """
@@ -51,6 +52,7 @@ class Context(NamedTuple):
     prompts: Sequence[str]  # the text that each problem's answers follow
     tokenizer: Tokenizer  # of the policy
     end_ids: Sequence[int]  # tokens that end an answer
+    answered: Callable[[str], bool]  # whether a state's text states an answer already
     delimiters: Sequence[str] = steps.LINES  # texts that end a step
 
 
@@ -193,6 +195,7 @@ def _do(done: Applied, wish: _Wish, context: Context, update: int) -> Applied:
         if wish.tokens is None:
             raise ValueError("a state that is added needs text or tokens")
         _require_step(context, wish.tokens)
+        _require_unanswered(context, wish.tokens)
         archive = annotate.insert(
             archive, wish.problem, wish.tokens, score or 0.0, update,
             end_ids=context.end_ids, as_=NONE if wish.mark is None else wish.mark,
@@ -277,6 +280,15 @@ def _require_step(context: Context, tokens: np.ndarray) -> None:
         raise ValueError(
             f"the state ends with {text[-20:]!r}, where no step does: expected "
             f"{list(context.delimiters)}"
+        )
+
+
+def _require_unanswered(context: Context, tokens: np.ndarray) -> None:
+    said = context.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+    if context.answered(said):
+        raise ValueError(
+            f"the state ends with {said[-20:]!r} and states an answer already: a "
+            "finished answer is no state"
         )
 
 

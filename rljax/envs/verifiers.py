@@ -14,6 +14,9 @@ from typing import NamedTuple
 from rljax.envs import latex
 
 Verify = Callable[[str, str], bool]  # (answer, response) -> right
+# Beginning of a response -> whether it states an answer, right or wrong. Once it does
+# it does so however it goes on.
+Answered = Callable[[str], bool]
 
 
 class Failure(NamedTuple):
@@ -96,6 +99,15 @@ def number_of(response: str) -> str | None:
     return _canonical(after) if mark else None
 
 
+def marked(response: str) -> bool:
+    """Whether a "####" stands anywhere: what comes from it on is an answer.
+
+    Args:
+      response: any text.
+    """
+    return MARK in response
+
+
 def is_number(text: str) -> bool:
     """Whether a text is a number that `final_number` can compare with.
 
@@ -121,6 +133,36 @@ def boxed(answer: str, response: str) -> bool:
     _require(answer)
     found = latex.last_boxed(response)
     return found is not None and latex.equal(answer, found)
+
+
+def closed_box(response: str) -> bool:
+    r"""Whether a \boxed{...} is closed.
+
+    Args:
+      response: any text.
+    """
+    return latex.last_boxed(response) is not None
+
+
+def marked_or_boxed(response: str) -> bool:
+    """Whether there is a closed box or a "####".
+
+    Args:
+      response: any text.
+    """
+    return marked(response) or closed_box(response)
+
+
+def boxed_or_told(response: str) -> bool:
+    """Whether there is a closed box or "he answer is".
+
+    The third way of `stated`, a text's last number, is not asked for: every step of
+    a solution would be an answer by it.
+
+    Args:
+      response: any text.
+    """
+    return PHRASE in response or closed_box(response)
 
 
 def stated(answer: str, response: str) -> bool:

@@ -5,8 +5,8 @@
 
 A cut at t keeps the first t tokens that were sampled, and what an array holds at t is
 of the state before token t: the state that is kept. So no index is shifted. Only the
-beginning of a step is a legal cut, and never the last part of an answer: one that is
-finished teaches nothing.
+beginning of a step is a legal cut, and never the last part of an answer, nor one that
+states an answer already: what is finished teaches nothing.
 
 | way | `where` | `score` |
 |---|---|---|
@@ -20,8 +20,9 @@ finished teaches nothing.
 Shape letters: M answers, T tokens sampled, L most tokens of a state.
 """
 
+import bisect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,10 +49,15 @@ class Answers(NamedTuple):
 Signal = Callable[[Answers], np.ndarray]
 
 
-def legal_cuts(step: np.ndarray, length: np.ndarray, tail: float = 0.1) -> np.ndarray:
+def legal_cuts(
+    step: np.ndarray,
+    length: np.ndarray,
+    tail: float = 0.1,
+    unanswered: np.ndarray | None = None,
+) -> np.ndarray:
     """Where an answer may be cut: a step begins, and enough is left to do.
 
-        1 <= t <= (1 - tail) length,   step_t != step_{t-1}
+        1 <= t <= min((1 - tail) length, unanswered),   step_t != step_{t-1}
 
     Args:
       step: int [M, T], number of the step of each token, as `data.steps` numbers them
@@ -59,6 +65,8 @@ def legal_cuts(step: np.ndarray, length: np.ndarray, tail: float = 0.1) -> np.nd
         the last step.
       length: int [M], tokens sampled.
       tail: share at the end that is never in a state.
+      unanswered: int [M], most of the tokens sampled that state no answer, as of
+        `before_answer`, less the replayed prefix; None where nobody can say.
 
     Returns:
       bool [M, T].
@@ -73,8 +81,31 @@ def legal_cuts(step: np.ndarray, length: np.ndarray, tail: float = 0.1) -> np.nd
     begins = np.zeros(step.shape, bool)
     begins[:, 1:] = step[:, 1:] != step[:, :-1]
     # Of 10 tokens 9 with a tail of 0.1, whatever the product is rounded to.
-    most = [min(math.floor((1 - tail) * n + 1e-9), n - 1) for n in length]
-    return begins & (np.arange(step.shape[1]) <= np.array(most)[:, None])
+    most = np.array([min(math.floor((1 - tail) * n + 1e-9), n - 1) for n in length])
+    if unanswered is not None:
+        most = np.minimum(most, unanswered)
+    return begins & (np.arange(step.shape[1]) <= most[:, None])
+
+
+def before_answer(
+    ids: Sequence[int],
+    text: Callable[[Sequence[int]], str],
+    answered: Callable[[str], bool],
+) -> int:
+    """How many tokens of an answer may be kept before it states what it answers.
+
+    Args:
+      ids: all of it, the replayed prefix included.
+      text: token ids -> text.
+      answered: whether a beginning states an answer; one that does still does so
+        however it goes on.
+    """
+    if not answered(text(ids)):
+        return len(ids)
+    by_length = range(len(ids))  # all of it does
+    return (
+        bisect.bisect_left(by_length, True, key=lambda n: answered(text(ids[:n]))) - 1
+    )
 
 
 def propose(
@@ -242,6 +273,7 @@ def canonical(
     step: np.ndarray,
     count: int = 2,
     tail: float = 0.1,
+    unanswered: np.ndarray | None = None,
 ) -> States:
     """Seeds: beginnings of reference solutions, spread over their legal cuts.
 
@@ -256,6 +288,7 @@ def canonical(
       step: int [M, T], as of `legal_cuts`.
       count: most seeds of a solution.
       tail: as of `legal_cuts`.
+      unanswered: as of `legal_cuts`.
 
     Returns:
       States, at most M * count; fewer where a solution has fewer cuts.
@@ -263,7 +296,7 @@ def canonical(
     Raises:
       ValueError: if `count` is below 1, or as `legal_cuts`.
     """
-    rows, kept = _spread(legal_cuts(step, length, tail), count)
+    rows, kept = _spread(legal_cuts(step, length, tail, unanswered), count)
     within = np.arange(tokens.shape[1]) < kept[:, None]
     return States(
         problem=np.asarray(problem, np.int32)[rows],

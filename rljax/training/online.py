@@ -15,7 +15,7 @@ of an answer.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,8 @@ from rljax.training.online_texts import (
     numbered,
     packed,
     read_all,
+    text_of,
+    unanswered,
     values_of,
 )
 
@@ -79,7 +81,9 @@ def make(parts: Parts) -> Callable[[Carried], tuple[Carried, Told]]:
         host, starts, rho = _starts(parts, host, number)
         found = _sampled(parts, state, starts, number)
         truths = [parts.problems[i].answer for i in found.start.problem]
-        verdicts = answers_lib.judge(parts.judge, _text(parts), found, truths)
+        verdicts = answers_lib.judge(
+            parts.judge, text_of(parts.tokenizer), found, truths
+        )
         if verdicts.failure:
             failed, late = np.sum(~verdicts.judged), np.sum(verdicts.timed_out)
             print(
@@ -162,10 +166,6 @@ def _sampled(parts: Parts, state: State, starts: States, number: int) -> Answers
     )  # fmt: skip
 
 
-def _text(parts: Parts) -> Callable[[Sequence[int]], str]:
-    return lambda ids: parts.tokenizer.decode(list(ids), skip_special_tokens=True)
-
-
 def _rollout(
     parts: Parts, found: Answers, verdicts: Verdicts, read: Readings, number: int
 ) -> Rollout:
@@ -229,6 +229,7 @@ def _remembered(
         tokens=found.tokens,
         length=found.length,
         step=numbered(parts, found),
+        unanswered=unanswered(parts, found),
         right=verdicts.right,
         judged=verdicts.judged,
         entropy=read.get("entropy"),

@@ -17,7 +17,7 @@ from rljax.agents.token_rl import Estimate, TokenAgent
 from rljax.data.archive_file import Context
 from rljax.data.steps import Split
 from rljax.envs.reasoning.problems import Problem
-from rljax.envs.verifiers import JudgeAll
+from rljax.envs.verifiers import Answered, JudgeAll
 from rljax.policy.decode import Generate
 from rljax.replay import schedule
 from rljax.replay.cells import States
@@ -86,6 +86,8 @@ class Parts(NamedTuple):
       prompts: token ids of each.
       tokenizer: of the policy.
       judge: says which answers are right.
+      answered: whether the beginning of an answer states what it answers already; it
+        is no state then.
       split: numbers the reasoning steps of answers.
       sizes: how much a step does.
       replay: retrospective replay; None without it.
@@ -101,6 +103,7 @@ class Parts(NamedTuple):
     prompts: Sequence[np.ndarray]
     tokenizer: Tokenizer
     judge: JudgeAll
+    answered: Answered
     split: Split
     sizes: Sizes
     replay: rrl.Settings | None = None
@@ -138,6 +141,7 @@ def context_of(parts: Parts) -> Context:
         prompts=[problem.prompt for problem in parts.problems],
         tokenizer=parts.tokenizer,
         end_ids=parts.replay.end_ids,
+        answered=parts.answered,
     )
 
 

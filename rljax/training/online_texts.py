@@ -17,7 +17,7 @@ from rljax.data import episodes, packing
 from rljax.data.packing import Item
 from rljax.data.record import Record
 from rljax.envs.reasoning.problems import Problem
-from rljax.envs.verifiers import JudgeAll
+from rljax.envs.verifiers import Answered, JudgeAll
 from rljax.replay import promise
 from rljax.replay.cells import States
 from rljax.rollout import answers as answers_lib
@@ -154,6 +154,35 @@ def numbered(parts: Parts, found: Answers) -> np.ndarray:
     return steps
 
 
+def text_of(tokenizer: Tokenizer) -> Callable[[Sequence[int]], str]:
+    """The text of tokens as verifiers read it.
+
+    Args:
+      tokenizer: of the policy.
+    """
+    return lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True)
+
+
+def unanswered(parts: Parts, found: Answers) -> np.ndarray:
+    """Most tokens sampled of each answer after which it states no answer yet.
+
+    Args:
+      parts: of the run.
+      found: the answers.
+
+    Returns:
+      int32 [M]; not above 0 where there are none.
+    """
+    text = text_of(parts.tokenizer)
+    most = [
+        promise.before_answer(
+            answers_lib.whole(found, m).tolist(), text, parts.answered
+        )
+        for m in range(len(found.length))
+    ]
+    return np.array(most, np.int32) - found.start.length
+
+
 def values_of(
     parts: Parts, programs: Programs, state: State, states: States
 ) -> tuple[State, np.ndarray]:
@@ -193,10 +222,12 @@ def seeds_of(
     count: int,
     tail: float,
     judge: JudgeAll,
+    answered: Answered,
 ) -> tuple[States, int]:
     """States from the written solutions of problems, cut where steps begin.
 
-    A solution that the verifier does not call right gives none.
+    A solution that the verifier does not call right gives none, and none is cut after
+    its answer is stated.
 
     Args:
       problems: [N].
@@ -205,6 +236,7 @@ def seeds_of(
       count: most states of a problem.
       tail: share at a solution's end that is in no state.
       judge: says which solutions are right.
+      answered: as of `Parts`.
 
     Returns:
       The states, and how many solutions are not right.
@@ -237,7 +269,11 @@ def seeds_of(
     step = np.full(tokens.shape, -1, np.int32)
     for i, n in enumerate(length):
         tokens[i, :n], step[i, :n] = said[i], steps[i]
-    found = promise.canonical(right, tokens, length, step, count, tail)
+    text = text_of(tokenizer)
+    open_ = [promise.before_answer(ids.tolist(), text, answered) for ids in said]
+    found = promise.canonical(
+        right, tokens, length, step, count, tail, np.array(open_, np.int32)
+    )
     if not len(found.problem):
         raise ValueError(
             f"of {len(problems)} written solutions {len(right)} are right, and none of "

@@ -39,6 +39,7 @@ def found(starts, right, **changes):
         tokens=tokens,
         length=np.full(count, T, np.int32),
         step=np.broadcast_to(np.arange(T), (count, T)),
+        unanswered=np.full(count, T, np.int32),
         right=np.array(right),
         judged=np.ones(count, bool),
         entropy=np.zeros((count, T), np.float32),
@@ -141,6 +142,28 @@ def test_states_of_right_answers_alone_need_no_critic():
         proven, rrl.begin(proven, np.full(3, LONGEST)), NOTHING, wrong, 0
     )
     assert not after.archive.used.any() and told["replay/states_added"] == 0
+
+
+def test_no_state_states_an_answer_already():
+    """Answer 0 does from its third token on, answer 1 from its first."""
+    memory = rrl.begin(SETTINGS, np.full(3, LONGEST))
+    starts = archive.bare(np.array([1, 2]), LONGEST)
+    seen = found(
+        starts, [False, False, True, True], unanswered=np.array([2, 0, T, 0]),
+        judged=np.array([True, True, True, False]),
+    )  # fmt: skip
+    after, told = rrl.remember(SETTINGS, memory, NOTHING, seen, 0)
+    assert cells.state_of(after.archive, 1, 0).tolist() == [1]  # the first best of two
+    assert cells.state_of(after.archive, 2, 0).tolist() == [1, 2, 3]
+    # Of answer 1 nothing is left; what was not judged would have proposed nothing.
+    became = {name[7:]: n for name, n in told.items() if n and "states_" in name}
+    assert became == {"states_added": 2, "states_finished": 1, "states_nothing": 1}
+    proven = SETTINGS._replace(proven=2)
+    seen = seen._replace(right=np.array([True, True, False, True]))
+    after, told = rrl.remember(proven, memory, NOTHING, seen, 0)
+    kept = [cells.state_of(after.archive, 1, k).tolist() for k in (0, 1)]
+    assert kept == [[1], [1, 2]] and not after.archive.used[2].any()
+    assert told["replay/states_added"] == 2 and told["replay/states_finished"] == 1
 
 
 def test_right_answers_to_problems_that_are_mostly_solved_keep_nothing():

@@ -7,19 +7,21 @@ import numpy as np
 import pytest
 
 from rljax.data import archive_file, logs
+from rljax.envs import verifiers
 from rljax.replay import archive as archive_lib
 from rljax.replay import cells
 from rljax.replay.cells import FORBIDDEN, HUMAN, NONE, PROMOTED
 from rljax.text import tokenizer
 from tests.replay.archiving import contents, proposals
 
-WORDS = tokenizer.character_level("0123456789+=\n")
+WORDS = tokenizer.character_level("0123456789+=#\n")
 END = WORDS.eos_token_id
 CONTEXT = archive_file.Context(
     names=["sums/0", "sums/1"],
     prompts=["1+2+3=\n", "4+5=\n"],
     tokenizer=WORDS,
     end_ids=[END],
+    answered=verifiers.marked,
 )
 
 
@@ -151,6 +153,9 @@ OWN = {"problem": "sums/0", "cell": 1, "text": "1+5\n", "tokens": ids("1+5\n")}
         (NEW | {"text": None}, "a state that is added needs text or tokens"),
         (NEW | {"new_score": None, "annotate": "clear"}, "there is no cell to clear"),
         (NEW | {"text": "6"}, r"ends with '6', where no step does: expected \['.n'\]"),
+        (NEW | {"text": "6\n####6\n"}, "ends with '6.n####6.n' and states an answer"),
+        (NEW | {"text": "####6\n", "annotate": "forbid"}, "a finished answer is no st"),
+        (NEW | {"text": None, "tokens": ids("####6\n")}, "states an answer already"),
         (NEW | {"text": "six\n"}, "the tokenizer does not know 's'"),
         (
             NEW | {"text": None, "tokens": [3, 99]},

@@ -195,3 +195,32 @@ ENDLESS = [
 def test_long_responses_are_soon_judged(response):
     for verify in ALL:
         assert not verify("5", response)
+
+
+ANSWERED = [
+    verifiers.marked, verifiers.closed_box, verifiers.marked_or_boxed,
+    verifiers.boxed_or_told,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3*3=9\n", [False, False, False, False]),
+        ("3*3=9\n### 9", [False, False, False, False]),
+        ("3*3=9\n####", [True, False, True, False]),
+        (r"so \boxed{9", [False, False, False, False]),
+        (r"so \boxed{9}. Now", [False, True, True, True]),
+        (r"so \boxed 9", [False, True, True, True]),
+        ("The answer is 9.\n", [False, False, False, True]),
+    ],
+)
+def test_what_states_an_answer(text, expected):
+    assert [answered(text) for answered in ANSWERED] == expected
+
+
+@pytest.mark.parametrize("answered", ANSWERED)
+@given(text=NOISE, more=NOISE)
+@settings(deadline=None)
+def test_an_answer_that_is_stated_stays_so(answered, text, more):
+    assert answered(text + more) or not answered(text)

@@ -42,6 +42,44 @@ def test_a_tail_is_not_rounded_away():
     assert np.flatnonzero(legal[0]).tolist() == [1]
 
 
+TALKS_ON = "3*3=9\n9+1=10\n#### 10\n9+9=18\n9"
+
+
+@pytest.mark.parametrize("prefix", [0, 6, 13, 21])
+def test_no_cut_comes_after_an_answer(prefix):
+    """An answer that goes on to talk, bare and from each of its lines."""
+    words = tokenizer.character_level("0123456789+*=# \n")
+    (ids,) = tokenizer.encode(words, [TALKS_ON])
+    step = steps.split(steps.LINES)(words, ids, np.ones(len(ids), bool))[prefix:]
+    kept = promise.before_answer(
+        ids.tolist(), words.decode, lambda said: "####" in said
+    )
+    assert words.decode(ids[:kept]) == "3*3=9\n9+1=10\n###"
+    legal = promise.legal_cuts(
+        step[None], np.array([len(step)]), 0.0, np.array([kept - prefix])
+    )
+    texts = [words.decode(ids[: prefix + t]) for t in np.flatnonzero(legal[0])]
+    expected = ["3*3=9\n", "3*3=9\n9+1=10\n"]
+    assert texts == [text for text in expected if len(text) > prefix]
+
+
+def test_an_answer_that_states_none_may_be_kept_whole():
+    asked = []
+
+    def text(ids):
+        asked.append(len(ids))
+        return "".join(map(str, ids))
+
+    assert promise.before_answer([1] * 64, text, lambda said: "2" in said) == 64
+    assert asked == [64]
+    ids = [1] * 64
+    for place in (0, 1, 40, 63):
+        ids[place:] = [2] * (64 - place)
+        assert promise.before_answer(ids, text, lambda said: "2" in said) == place
+        ids = [1] * 64
+    assert promise.before_answer([], text, lambda said: "2" in said) == 0
+
+
 @pytest.mark.parametrize("tail", [0.0, 0.1, 0.3])
 def test_legal_cuts_are_the_loop(tail):
     rng = np.random.default_rng(0)
@@ -221,6 +259,14 @@ def test_canonical_seeds():
     assert added.added == 3
     assert contents(there, 3).keys() == {(0, 1, 2, 3), (0, 1, 2, 3, 4, 5)}
     assert np.all(there.origin[there.used] == cells.CANONICAL)
+
+
+def test_no_seed_states_an_answer():
+    tokens, step = np.arange(10)[None], np.arange(10)[None] // 2
+    found = promise.canonical(
+        np.array([3]), tokens, np.array([10]), step, 3, unanswered=np.array([5])
+    )
+    assert found.length.tolist() == [2, 4]
 
 
 def test_a_solution_of_one_step_gives_no_seed():
