@@ -24,7 +24,6 @@ export comes back if it is promoted or forbidden; another wish for it is reporte
 
 import difflib
 import json
-import math
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -43,6 +42,8 @@ _WRITTEN = (
     *("age", "origin", "mark"),
 )
 _KEYS = (*_WRITTEN, "annotate", "new_score")
+_LARGEST_NAME = np.iinfo(np.int32).max  # of a cell
+_SCORE = f"a finite number within -{annotate.LARGEST:.3g}..{annotate.LARGEST:.3g}"
 
 
 class Context(NamedTuple):
@@ -221,10 +222,11 @@ def _read(values: Any, line: int, numbers: dict[str, int], context: Context) -> 
     name = values.get("problem")
     if not isinstance(name, str) or name not in numbers:
         raise ValueError(f"the problem {name!r} is unknown")
-    wished = values.get("annotate")
-    if wished is not None and wished not in _WISHES:
-        raise ValueError(f"annotate is {wished!r}, expected one of {list(_WISHES)}")
-    cell = _given(values, "cell", lambda x: type(x) is int and x >= 0, "an integer")
+    wished = _given(
+        values, "annotate", lambda x: isinstance(x, str) and x in _WISHES,
+        f"one of {list(_WISHES)}",
+    )  # fmt: skip
+    cell = _given(values, "cell", _is_name, f"an integer from 0 to {_LARGEST_NAME}")
     if cell is None and wished == "clear":
         raise ValueError("there is no cell to clear")
     if cell is None and wished is None and values.get("new_score") is None:
@@ -236,9 +238,11 @@ def _read(values: Any, line: int, numbers: dict[str, int], context: Context) -> 
         cell=cell,
         tokens=_tokens(values, context, problem),
         mark=None if wished is None else _WISHES[wished],
-        score=_given(values, "new_score", _is_number, "a finite number"),
+        score=_given(values, "new_score", annotate.is_score, _SCORE),
         # Of a new line only `new_score` is one: what stands there is a person's.
-        old=None if cell is None else _given(values, "score", _is_number, "a number"),
+        old=None
+        if cell is None
+        else _given(values, "score", annotate.is_score, _SCORE),
     )
 
 
@@ -328,8 +332,8 @@ def _text(context: Context, ids: Sequence[int]) -> str:
     )
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+def _is_name(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _LARGEST_NAME
 
 
 def _given(
@@ -338,5 +342,6 @@ def _given(
     """The value of a key, or None where it is not there."""
     value = values.get(key)
     if value is not None and not fits(value):
-        raise ValueError(f"{key} is {str(value)[:40]}, expected {kind}")
+        shown = f"{value!r}"
+        raise ValueError(f"{key} is {shown[:40]}, expected {kind}")
     return value

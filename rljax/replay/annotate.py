@@ -6,12 +6,26 @@ ValueError that says why. `data.archive_file` reads such wishes from a file.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from rljax.replay import archive as archive_lib
 from rljax.replay import cells
 from rljax.replay.cells import FORBIDDEN, HUMAN, MARKS, NONE, Archive
+
+LARGEST = float(np.finfo(np.float32).max)  # of scores, which have 32 bits
+
+
+def is_score(value: Any) -> bool:
+    """Whether a value, of whatever type, is a number that a cell can hold as its score.
+
+    Args:
+      value: anything; of a number that overflows to infinity it says no.
+    """
+    number = isinstance(value, int | float | np.integer | np.floating)
+    # Neither holds of NaN, and an integer of any size is compared exactly.
+    return number and type(value) is not bool and bool(-LARGEST <= value <= LARGEST)
 
 
 def mark(archive: Archive, problem: int, cell: int, as_: int) -> Archive:
@@ -80,8 +94,7 @@ def insert(
         raise ValueError(
             f"token {ends[0]} of the state is {state[ends[0]]}, which ends an answer"
         )
-    if not np.isfinite(score):
-        raise ValueError(f"the score must be finite, got {score}")
+    _require_score(score)
     same = cells.kin(archive, problem, state).same
     if same.any():
         serial = archive.serial[problem, same.argmax()]
@@ -111,11 +124,18 @@ def set_score(archive: Archive, problem: int, cell: int, score: float) -> Archiv
     """
     if not archive.used[problem, cell]:
         raise ValueError(f"cell {cell} of problem {problem} is free")
-    if not np.isfinite(score):
-        raise ValueError(f"the score must be finite, got {score}")
+    _require_score(score)
     scores = archive.score.copy()
     scores[problem, cell] = score
     return dataclasses.replace(archive, score=scores)
+
+
+def _require_score(score: float) -> None:
+    if not is_score(score):
+        raise ValueError(
+            f"the score must be finite, got {score}; it has 32 bits, which hold up to "
+            f"{LARGEST:.3g}"
+        )
 
 
 def _drop_heirs(draft: Archive, problem: int, state: np.ndarray) -> None:

@@ -135,8 +135,24 @@ OWN = {"problem": "sums/0", "cell": 1, "text": "1+5\n", "tokens": ids("1+5\n")}
         (NEW | {"problem": "sums/7"}, "the problem 'sums/7' is unknown"),
         (NEW | {"problem": 0}, "the problem 0 is unknown"),
         (OWN | {"annotate": "love"}, "annotate is 'love', expected one of"),
+        (OWN | {"annotate": ["promote"]}, r"annotate is \['promote'\], expected one"),
+        (OWN | {"annotate": {}}, "annotate is {}, expected one of .'promote'"),
+        (OWN | {"annotate": True}, "annotate is True, expected one of"),
         (OWN | {"cell": True, "new_score": 1}, "cell is True, expected an integer"),
-        (OWN | {"new_score": "1"}, "new_score is 1, expected a finite number"),
+        (OWN | {"cell": 2**31, "new_score": 1}, "integer from 0 to 2147483647"),
+        (
+            OWN | {"cell": 10**30, "annotate": "forbid"},
+            "cell is 10{30}, expected an in",
+        ),
+        (OWN | {"cell": -1, "new_score": 1}, "cell is -1, expected an integer from 0"),
+        (OWN | {"cell": 1.0, "new_score": 1}, "cell is 1.0, expected an integer"),
+        (OWN | {"new_score": "1"}, "new_score is '1', expected a finite number"),
+        (OWN | {"new_score": [1]}, r"new_score is \[1\], expected a finite number"),
+        (OWN | {"new_score": 1e300}, "new_score is 1e.300, expected .* -3.4e.38..3.4e"),
+        (OWN | {"new_score": -3.5e38}, "new_score is -3.5e.38, expected a finite num"),
+        (OWN | {"new_score": 10**400}, "new_score is 10{39}, expected a finite number"),
+        (OWN | {"score": 10**400, "new_score": 1}, "score is 10{39}, expected a fini"),
+        (NEW | {"new_score": 1e300}, "new_score is 1e.300, expected a finite number"),
         (OWN | {"new_score": float("nan")}, "new_score is nan, expected a finite"),
         (OWN | {"new_score": True}, "new_score is True, expected a finite number"),
         (OWN | {"text": "1+4\n"}, "text and tokens differ: the tokens say '1.5.n'"),
@@ -182,6 +198,24 @@ def test_a_bad_line_is_refused_with_its_number_and_reason(lines, row, said):
     assert [bad.line for bad in refused] == [2]
     assert (done.promoted, done.added) == (1, 1)  # the others are done
     assert not ARCHIVE.mark.any()
+
+
+ODD = [
+    None, True, -1, 0, 1, 10**30, 10**400, 0.5, 1e300, float("inf"), float("nan"), "",
+    "1", "promote", "\ud800", [], [1], [10**30], ["promote"], [[]], {}, {"a": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", [*OWN, "annotate", "new_score", "score", "mark"])
+def test_whatever_a_line_holds_it_is_done_or_refused(lines, key):
+    """Never another error: a run that takes up a file would end with it."""
+    _, apply = lines
+    for value in ODD:
+        for base in (NEW, OWN, OWN | {"annotate": "promote"}, OWN | {"new_score": 1}):
+            refused = []
+            done = apply(base | {key: value}, refuse=refused.append)
+            held = done.archive.score[done.archive.used]
+            assert np.isfinite(held).all() and len(refused) <= 1
 
 
 def test_what_a_policy_said_comes_back_as_it_is(lines, tmp_path):

@@ -75,6 +75,11 @@ def full():
         (lambda: insert(full(), 0, [1] * 5), "has 5 tokens, expected 1 to 4"),
         (lambda: insert(full(), 0, [5, END]), "token 1 of the state is 99, which ends"),
         (lambda: insert(full(), 0, [5], np.nan), "score must be finite, got nan"),
+        (
+            lambda: insert(full(), 0, [5], 1e39),
+            "finite, got 1e.39; it has 32 bits, which",
+        ),
+        (lambda: annotate.set_score(full(), 0, 0, 10**400), "finite, got 10{40}"),
         (lambda: insert(full(), 0, [3]), "there already, as cell 2"),
         (lambda: insert(full(), 0, [2, 4]), "begins with that of cell 1, a forbidden"),
         (lambda: insert(full(), 0, [5]), "all 3 cells of the problem are marked"),
