@@ -87,6 +87,12 @@ def method_of(config: Any) -> online.Method:
         schedule.check(when)
     except ValueError as error:
         raise ConfigError(f"config.replay: {error}") from error
+    groups = config.rollout.groups
+    border.require(
+        when.share == 0 or schedule.most_groups(when, groups) > 0, "replay.most",
+        replay.most, f"at least 1 of rollout.groups, {groups}: no group of a step "
+        "would be replayed, and replay.share is above 0",
+    )  # fmt: skip
     critic = config.base == "ppo"
     where = _signal(WHERE, replay.where, "where", critic, "return", "entropy")
     score = _signal(SCORES, replay.score, "score", critic, "return", "group")

@@ -86,6 +86,16 @@ def check(config: Config) -> None:
         )
 
 
+def most_groups(config: Config, groups: int) -> int:
+    """Most groups of a batch that are replayed.
+
+    Args:
+      config: the schedule.
+      groups: of a batch.
+    """
+    return int(config.most * groups)
+
+
 def rho(config: Config, update: int) -> float:
     """The share at an update: a trapezoid, 0 before `first` and at the end.
 
@@ -228,7 +238,7 @@ def draw(
     wanted = uniform[0] < chance
     # The least of what is equally likely to be any of them.
     rank = np.where(wanted, uniform[0] / np.where(wanted, chance, 1.0), np.inf)
-    over = np.argsort(rank, kind="stable")[int(config.most * len(problems)) :]
+    over = np.argsort(rank, kind="stable")[most_groups(config, len(problems)) :]
     wanted[over] = False
     problems = np.where(wanted, others, problems)
     archive, starts = archive_lib.choose(archive, problems, wanted, uniform[1], weigh)

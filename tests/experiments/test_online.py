@@ -20,6 +20,13 @@ from tests.experiments.logged_runs import rows, weights
 from tests.experiments.online_runs import CONFIGS, evenly, run, same
 
 
+def rrl_config(*more):
+    """The settings of a small run with replay, which is not taken."""
+    return border.read_command(
+        [f"--config={CONFIGS / 'rrl'}.py:smoke", "--workdir=x", *more]
+    ).config
+
+
 def require_alike(left, right):
     """The same metrics in every row, but for rounding."""
     for a, b in zip(left, right, strict=True):
@@ -255,12 +262,17 @@ def test_two_devices_are_one(whole, tmp_path):
         ),
         ("rrl", "config.replay: share is 0.7, more than the 0.5", "replay.share=0.7"),
         ("rrl", "base is 'sft'", "base=sft"),
+        (
+            "rrl",
+            "replay.most is 0.2: it must be at least 1 of rollout.groups, 4: no group",
+            "replay.most=0.2 --config.replay.share=0.1",
+        ),
         ("rrl", "replay.where is 'group'", "replay.where=group"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(tmp_path, method, match, more):
     with pytest.raises(RunError, match=match):
-        run(method, tmp_path / "x", f"--config.{more}")
+        run(method, tmp_path / "x", *f"--config.{more}".split())
     assert not (tmp_path / "x").exists()
 
 
@@ -277,6 +289,18 @@ def test_scores_of_groups_make_no_state_redundant(base, chains):
     settings = rrl.method_of(border.read_command(words).config).replay
     found = settings(types.SimpleNamespace(eos_ids=(1,)))  # pyrefly: ignore
     assert (found.chains, found.rescore, found.end_ids) == (chains, False, (1,))
+
+
+def test_a_step_of_one_group_replays_all_or_nothing(tmp_path):
+    """A half of one group is none, whatever the share."""
+    one = ("--config.rollout.groups=1", "--config.loss.batch_groups=1")
+    match = "replay.most is 0.5: it must be at least 1 of rollout.groups, 1"
+    with pytest.raises(RunError, match=match):
+        run("rrl", tmp_path / "x", *one)
+    config = rrl_config(*one, "--config.replay.most=1.0")
+    assert rrl.method_of(config).replay is not None
+    config = rrl_config(*one, "--config.replay.share=0.0")
+    assert rrl.method_of(config).replay is not None
 
 
 def test_what_the_base_cannot_say_is_refused(tmp_path):
