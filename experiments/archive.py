@@ -16,13 +16,14 @@ Ends with 0, or with 2 where something can be mended, told in words.
 import argparse
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from ml_collections import config_dict
 
 from experiments import border, online, rrl, run
+from experiments.configs import rrl as configs
 from rljax.data import archive_file
 from rljax.replay.cells import Archive
 from rljax.training import (
@@ -102,13 +103,38 @@ def open_run(workdir: str) -> Run:
         raise RunError(f"{path} has no checkpoint yet")
     for digest in ("frozen", "begun"):  # of weights, which are not needed here
         values.pop(digest, None)
-    config = config_dict.ConfigDict(values)
+    config = config_dict.ConfigDict(completed(values, configs.get_config().to_dict()))
     method = rrl.method_of(config)
     parts, room = online.prepare(config, method)
     like = online_parts.begin(parts, room)
     host = checkpoint.read_rest(folder, update, like)
     assert host.memory is not None
     return Run(path, update, config, method.name, parts, host, host.memory.archive)
+
+
+def completed(values: Any, defaults: Mapping[str, Any], key: str = "") -> Any:
+    """Settings of a run, and the defaults of those that its version did not have yet.
+
+    A default is what runs did before there was the setting.
+
+    Args:
+      values: of the run, or of a group of its settings.
+      defaults: all that there are by now.
+      key: of the group.
+
+    Raises:
+      RunError: if a group is none.
+    """
+    if not isinstance(values, Mapping):
+        raise RunError(f"config{key} is {values!r}: it must be a group of settings")
+    found = dict(values)
+    for name, default in defaults.items():
+        if isinstance(default, Mapping):
+            group = found.get(name, {})
+            found[name] = completed(group, default, f"{key}.{name}")
+        else:
+            found.setdefault(name, default)
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -184,6 +184,29 @@ def test_refuses_in_words(whole, more, said, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_a_workdir_of_an_earlier_version_is_read(whole, tmp_path, capsys):
+    """Settings that came later are what their defaults say."""
+    path = shutil.copytree(whole, tmp_path / "old")
+    record = json.loads((path / "config.json").read_text())
+    kept = record["config"]
+    for group, name in (
+        ("replay", "proven"), ("replay", "anywhere"), ("replay", "target"),
+        ("task", "verifier"), ("ppo", "least_deviation"), ("rollout", "tokens"),
+    ):  # fmt: skip
+        del kept[group][name]
+    del kept["grpo"], kept["log"]
+    (path / "config.json").write_text(json.dumps(record))
+    assert lines_of(path, tmp_path / "a.jsonl") == lines_of(whole, tmp_path / "b.jsonl")
+    config = archive.open_run(str(path)).config
+    assert config.replay.proven == 0 and config.replay.target == 0.5
+    assert config.replay.cells == 4 and config.ppo.warmup == 1  # its own
+    kept["grpo"] = None
+    (path / "config.json").write_text(json.dumps(record))
+    assert archive.main([f"--workdir={path}", "--out=x.jsonl"]) == 2
+    said = capsys.readouterr().err
+    assert "config.grpo is None: it must be a group of settings" in said
+
+
 def test_a_run_without_replay_has_none(tmp_path, capsys):
     run("grpo", tmp_path / "grpo", "--config.rollout.steps=1")
     assert archive.main([f"--workdir={tmp_path / 'grpo'}", "--page=x.html"]) == 2
