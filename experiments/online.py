@@ -63,6 +63,7 @@ LIMITS = {
     "loss.high": POSITIVE,
     "loss.kl_weight": Limit(0),
     "loss.entropy_weight": Limit(0),
+    "log.kl_every_steps": Limit(0),
 }
 WEIGHTS = {
     "token": lambda longest: surrogate.token_mean,
@@ -158,6 +159,7 @@ def sizes_of(config: Any, method: Method) -> Sizes:
         warmup=method.warmup,
         window=rollout.window,
         refresh=method.refresh,
+        kl_every=config.log.kl_every_steps,
         temperature=rollout.temperature,
     )
 

@@ -53,6 +53,9 @@ def shared(scale: str) -> config_dict.ConfigDict:
     config.eval.pass_k = (1, 8, 64)
     config.eval.samples = 64
     config.log.checkpoint_every_updates = 50
+    # Steps between two readings of rollout/kl where nothing else reads the reference:
+    # one update a step, no critic, loss.kl_weight=0. It moves nothing. 0: never.
+    config.log.kl_every_steps = 10
     config.optimizer.learning_rate = 3e-5
     if scale == "smoke":
         config.rollout.steps = 4
@@ -62,6 +65,7 @@ def shared(scale: str) -> config_dict.ConfigDict:
         config.rollout.max_tokens = 32
         config.loss.batch_groups = 2
         config.eval.max_tokens = 32
+        config.log.kl_every_steps = 2
         config.eval.pass_k = (1, 4)
         config.eval.samples = 4
     if scale == "gsm8k":
@@ -69,8 +73,6 @@ def shared(scale: str) -> config_dict.ConfigDict:
         config.rollout.max_tokens = 512
         config.loss.batch_groups = 8
         config.optimizer.learning_rate = 1e-6
-        config.eval.samples = 8
-        config.eval.pass_k = (1, 8)
     if scale == PAPER:
         _as_in_paper(config)
     return config

@@ -103,6 +103,8 @@ class TokenAgent(NamedTuple):
         reference.
       value: (State, Packed) -> V before each action, float32 [E, L]; None without V.
       fresh: see `Config.fresh`.
+      kl: (State, Packed) -> divergence from the reference before each action, float32
+        [E, L]; None where `read` or the update tells it.
     """
 
     init: Callable[..., State]
@@ -111,6 +113,7 @@ class TokenAgent(NamedTuple):
     read: Callable[[State, Packed], Reading]
     value: Callable[[State, Packed], jax.Array] | None
     fresh: bool = False
+    kl: Callable[[State, Packed], jax.Array] | None = None
 
 
 class _Parts(NamedTuple):
@@ -168,6 +171,9 @@ def make(
         read=functools.partial(_read, parts),
         value=None if value is None else functools.partial(_values, parts, value),
         fresh=config.fresh,
+        kl=functools.partial(_kl, parts)
+        if config.fresh and not config.kl_weight
+        else None,
     )
 
 
@@ -272,6 +278,12 @@ def _read(parts: _Parts, state: State, batch: Packed) -> Reading:
     return Reading(
         scores.log_prob, scores.entropy, scores.kl, scores.reference_log_prob, value
     )
+
+
+def _kl(parts: _Parts, state: State, batch: Packed) -> jax.Array:
+    reference = offline.reference_of(parts.texts, state.frozen, batch)
+    whole = parts.texts.join(state.frozen, state.params["actor"])
+    return offline.scores_of(parts.texts, whole, batch, reference).kl
 
 
 def _values(parts: _Parts, value: Value, state: State, batch: Packed) -> jax.Array:

@@ -3,7 +3,8 @@
     problems -> starts -> answers -> verdicts -> reading -> targets -> updates -> memory
 
 Where the agent is fresh its one update is all the reading there is, but for the entropy
-that replay may ask for. The update is the same program with and without.
+that replay may ask for, and now and then the divergence from the reference. The update
+is the same program with and without.
 
 Between two steps the host carries what is not the agent's: what came of bare tries,
 and the memory of replay where there is one. What a step does is a function of the
@@ -94,12 +95,15 @@ def make(parts: Parts) -> Callable[[Carried], tuple[Carried, Told]]:
         items = items_of(parts, found)
         read: Readings = {}
         if reads:
-            state, read = read_all(parts, programs, state, items)
+            state, read = read_all(parts, programs.read, state, items)
         held = _rollout(parts, found, verdicts, read, number)
         targets, more = jax.device_get(programs.estimate(held))
         told |= more
-        told |= _look(found, verdicts, host, rho)
-        told |= {} if fresh else _thought(found, read)
+        told |= look(found, verdicts, host, rho)
+        told |= {} if fresh else thought(found, read)
+        if programs.kl is not None and (number + 1) % sizes.kl_every == 0:
+            state, apart = read_all(parts, programs.kl, state, items)
+            told["rollout/kl"] = _mean(apart["kl"], found.sampled)
         host = _noted(host, found, verdicts)
         if parts.replay is not None:
             host, more = _remembered(
@@ -264,8 +268,18 @@ def _valued(
     return held, None if programs.value is None else value
 
 
-def _look(found: Answers, verdicts: Verdicts, host: Host, rho: float) -> Told:
-    """What a rollout was like."""
+def look(found: Answers, verdicts: Verdicts, host: Host, rho: float) -> Told:
+    """What a rollout was like.
+
+    `rollout/distinct_right` is how many right answers differ: two to one problem do if
+    a token does, what they were gone on from included.
+
+    Args:
+      found: the answers.
+      verdicts: on them.
+      host: before this step.
+      rho: the share of replay.
+    """
     replayed, right = found.start.replayed, verdicts.right
     problem = found.start.problem
     kept = {
@@ -278,7 +292,7 @@ def _look(found: Answers, verdicts: Verdicts, host: Host, rho: float) -> Told:
         "rollout/right": _mean(right, verdicts.judged),
         "rollout/right_bare": _mean(right, verdicts.judged & ~replayed),
         "rollout/right_replayed": _mean(right, verdicts.judged & replayed),
-        "rollout/distinct_right": len(kept) / max(int(right.sum()), 1),
+        "rollout/distinct_right": float(len(kept)),
         "rollout/new_solved_per_1k": 1000 * len(new) / len(right),
         "rollout/length": float(found.length.mean()),
         "rollout/cut_short": float(np.mean(~found.stopped)),
@@ -292,8 +306,13 @@ def _look(found: Answers, verdicts: Verdicts, host: Host, rho: float) -> Told:
     }
 
 
-def _thought(found: Answers, read: Readings) -> Told:
-    """What the agent thought of a rollout before it learnt from it."""
+def thought(found: Answers, read: Readings) -> Told:
+    """What the agent thought of a rollout before it learnt from it, means over tokens.
+
+    Args:
+      found: the answers.
+      read: of `read_all`.
+    """
     mask = found.sampled
     gap = np.abs(read["log_prob"] - found.log_prob)
     return {

@@ -44,6 +44,9 @@ class Sizes:
     warmup: int = 0  # steps in which the critic learns alone
     window: int = 8  # bare tries that say whether a problem is solved
     refresh: int = 10  # steps between two looks at the memory
+    # Steps between two readings of the divergence from the reference, where no step
+    # reads it anyway; 0: never.
+    kl_every: int = 0
     temperature: float = 1.0
 
     @property

@@ -39,6 +39,7 @@ class Programs(NamedTuple):
     read: Callable
     update: Callable
     value: Callable | None
+    kl: Callable | None  # where nothing else tells the divergence from the reference
     estimate: Callable[[Rollout], tuple[Targets, Metrics]]
 
 
@@ -51,17 +52,23 @@ def compile_all(parts: Parts) -> Programs:
     agent, spread = parts.agent, parts.parallel.compile
 
     def read(state, texts):
-        return state, (texts, agent.read(state, texts)), {}
+        found = agent.read(state, texts)._asdict()
+        return state, (texts, {k: x for k, x in found.items() if x is not None}), {}
 
     def update(state, batch):
         state, told = agent.update(state, batch)
         return state, batch, told
 
-    value = None
+    value = kl = None
     if agent.value is not None:
         of = agent.value
         value = spread(lambda state, texts: (state, (texts, of(state, texts)), {}))
-    return Programs(spread(read), spread(update), value, jax.jit(parts.estimate))
+    if agent.kl is not None and parts.sizes.kl_every:
+        apart = agent.kl
+        kl = spread(
+            lambda state, texts: (state, (texts, {"kl": apart(state, texts)}), {})
+        )
+    return Programs(spread(read), spread(update), value, kl, jax.jit(parts.estimate))
 
 
 def items_of(parts: Parts, found: Answers) -> list[Item]:
@@ -108,13 +115,13 @@ def packed(
 
 
 def read_all(
-    parts: Parts, programs: Programs, state: State, items: list[Item]
+    parts: Parts, program: Callable, state: State, items: list[Item]
 ) -> tuple[State, Readings]:
     """What the agent thinks of all answers, in their order.
 
     Args:
       parts: of the run.
-      programs: its compiled parts.
+      program: `read` or `kl` of its compiled parts.
       state: of the agent; given away.
       items: of `items_of`.
 
@@ -127,11 +134,10 @@ def read_all(
     for first in range(0, sizes.groups, sizes.batch_groups):
         some = items[first : first + sizes.batch_groups]
         texts, line = packed(parts, some, sizes.batch_groups, sizes.longest)
-        state, (_, reading), _ = programs.read(state, texts)
-        for name, x in reading._asdict().items():
-            if x is not None:
-                out = whole.setdefault(name, np.zeros((count, sizes.longest), x.dtype))
-                out[line[line >= 0]] = np.asarray(x)[line >= 0]
+        state, (_, reading), _ = program(state, texts)
+        for name, x in reading.items():
+            out = whole.setdefault(name, np.zeros((count, sizes.longest), x.dtype))
+            out[line[line >= 0]] = np.asarray(x)[line >= 0]
     return state, whole
 
 

@@ -104,6 +104,16 @@ def test_without_a_divergence_the_reference_is_never_read():
     np.testing.assert_array_equal(reading.reference_log_prob, 0)
 
 
+def test_the_divergence_is_read_apart_where_no_update_tells_it():
+    agent = make(False, dataclasses.replace(FRESH, kl_weight=0.0))
+    assert agent.kl is not None
+    state, texts = away_from_start(agent), rollouts.packed()
+    theirs = jax.jit(make(False, READ).read)(state, texts).kl
+    np.testing.assert_allclose(jax.jit(agent.kl)(state, texts), theirs, atol=1e-6)
+    assert (np.asarray(theirs)[np.asarray(texts.mask)] > 0).all()
+    assert make(False, FRESH).kl is None and make(True).kl is None
+
+
 def test_eight_devices_are_one():
     require_eight_like_one(
         lambda axis: make(False, FRESH, axis_name=axis),

@@ -156,6 +156,20 @@ def test_without_replay_fresh_grpo_is_itself_bit_for_bit(fresh, tmp_path):
     assert rows(none)[-1]["replay/fill"] > 0
 
 
+def test_how_far_a_fresh_policy_went_is_read_now_and_then(tmp_path):
+    """Every second step of three, and what is learnt is the same bit for bit."""
+    one = ("--config.loss.batch_groups=4", "--config.base=grpo")
+    told = run("rrl", tmp_path / "told", *one)
+    never = run("rrl", tmp_path / "never", *one, "--config.log.kl_every_steps=0")
+    assert ["rollout/kl" in row for row in rows(told)] == [False, False, True, False]
+    far = rows(told)[2].pop("rollout/kl")
+    assert 0 < far < 1  # the policy has moved by one update
+    for a, b in zip(rows(told), rows(never), strict=True):
+        a.pop("rollout/kl", None)
+        assert same(a, b)
+    assert weights(told) == weights(never)
+
+
 def test_grpo_alone_and_with_replay(tmp_path):
     alone = run("grpo", tmp_path / "grpo", "--config.rollout.steps=2")
     assert any(row["train/varied_groups"] > 0 for row in rows(alone)[1:])
