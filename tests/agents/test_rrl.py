@@ -106,6 +106,18 @@ def test_a_promising_state_is_kept_and_gone_on_from():
 
 
 @pytest.mark.parametrize(
+    ("age", "told_in"), [(0, 0), (4, 0), (5, 5), (19, 5), (20, 20), (99, 20)]
+)
+def test_right_answers_are_told_by_the_age_of_their_state(age, told_in):
+    memory, _ = begun()
+    memory, starts, _ = rrl.choose(SETTINGS, memory, NOTHING, np.array([1]), 1)
+    assert starts.replayed.all()
+    _, told = rrl.remember(SETTINGS, memory, NOTHING, found(starts, [True, False]), age)
+    ages = {a: told[f"replay/right_age_{a}"] for a in rrl.AGES}
+    assert ages.pop(told_in) == 0.5 and np.isnan(list(ages.values())).all()
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"warming": True},
