@@ -16,6 +16,7 @@ from experiments import (
     reasoning,
     run,
     starts,
+    unread,
 )
 from experiments.border import AT_LEAST_ONE, POSITIVE, ConfigError, Limit, pick
 from experiments.starts import Start
@@ -176,6 +177,7 @@ def train(config: Any, folder: str, method: Method) -> None:
       RunError: for anything the user can mend, in words.
     """
     run.keep_compiled()
+    unread.refuse(config)
     parallel = run.parallel_of(config)
     start = starts.choose_start(config)
     task = reasoning.make_task(config, start.tokenizer)

@@ -22,6 +22,7 @@ LIMITS = {
     "replay.strength": POSITIVE,
     "replay.target": Limit(0.01, 0.99),
     "replay.explore": Limit(0, 1, above=True),
+    "replay.promoted": AT_LEAST_ONE,
     "replay.explained": Limit(high=1),
     "replay.proposes_below": SHARE,
     "replay.refresh": AT_LEAST_ONE,
@@ -98,6 +99,7 @@ def method_of(config: Any) -> online.Method:
     score = _signal(SCORES, replay.score, "score", critic, "return", "group")
     worth = choice.shrunk(float(replay.strength))
     weigh = pick(CHOICES, replay.choice, "replay.choice")(replay, worth)
+    promoted = float(replay.promoted)
 
     def settings(start):
         return rrl.Settings(
@@ -107,7 +109,7 @@ def method_of(config: Any) -> online.Method:
             where=where,
             score=score,
             worth=worth,
-            weigh=weigh,
+            weigh=lambda arms: choice.promoted_first(weigh(arms), promoted),
             end_ids=tuple(start.eos_ids),
             seed=config.seed,
             tail=replay.tail,

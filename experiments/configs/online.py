@@ -158,6 +158,7 @@ def replay(scale: str) -> config_dict.ConfigDict:
     config.target = 0.5  # of choice=difficulty: share of right answers that is sought
     config.strength = 4.0  # tries that a state's score is worth
     config.explore = 0.2  # of choice=bandit: the chance of any state alike
+    config.promoted = 4.0  # how much likelier states are that people promoted; 1: alike
     # Least explained variance of a critic that is believed: no worse than the mean. Of
     # rare rewards no critic explains the tenth that was asked for at first.
     config.explained = 0.0

@@ -43,6 +43,13 @@ def run(method, workdir, *more):
     return workdir
 
 
+def rrl_config(*more):
+    """The settings of a small run with replay, which is not taken."""
+    return border.read_command(
+        [f"--config={CONFIGS / 'rrl'}.py:smoke", "--workdir=x", *more]
+    ).config
+
+
 def same(a, b):
     """Rows are equal, NaN included."""
     assert a.keys() == b.keys()

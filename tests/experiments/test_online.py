@@ -17,14 +17,7 @@ from rljax.training import online as steps
 from rljax.training.files import RunError
 from tests.envs import odd_verifiers
 from tests.experiments.logged_runs import rows, weights
-from tests.experiments.online_runs import CONFIGS, evenly, run, same
-
-
-def rrl_config(*more):
-    """The settings of a small run with replay, which is not taken."""
-    return border.read_command(
-        [f"--config={CONFIGS / 'rrl'}.py:smoke", "--workdir=x", *more]
-    ).config
+from tests.experiments.online_runs import CONFIGS, evenly, rrl_config, run, same
 
 
 def require_alike(left, right):
