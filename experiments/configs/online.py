@@ -110,11 +110,15 @@ def ppo(scale: str) -> config_dict.ConfigDict:
     config.gamma = 1.0
     config.lambda_ = 0.95
     config.critic_lambda = 0.95  # of the critic's targets; 1 while it warms up
-    config.beta = 0.0  # of the divergence from the reference, in the reward
+    # Of the divergence from the reference, in the reward of the advantages: V is of the
+    # raw reward, and no baseline is taken off the costs to come.
+    config.beta = 0.0
     # Advantages are divided by their deviation in a step, but by no less than this.
     config.least_deviation = 0.0
     config.value_clip = 0.2  # how far V may move in the passes of a step; 0: no limit
-    config.value = "own_trunk"  # shared_trunk, adapter
+    # shared_trunk: a linear probe of the policy's states, whose gradient never reaches
+    # the trunk. adapter: beside the reference.
+    config.value = "own_trunk"
     config.learning_rate = 9e-5  # of the critic: three times the policy's
     config.epsilon = 1e-8  # of the critic's Adam
     config.lora_rank = 64  # of value=adapter

@@ -4,9 +4,13 @@
     A_t = GAE(r, V),    G_t = GAE(R, V) + V
 
 V is of the raw reward, so that it says of a state how likely a right answer is, and the
-cost of leaving the reference is in the advantages alone. While the critic warms up its
-targets are the rewards themselves (lambda 1): from a V of zeros there is nothing to
-bootstrap. Bare and replayed answers are whitened apart, each kind over all devices.
+cost of leaving the reference is in the advantages alone, without a baseline:
+
+    A_t = GAE(R, V)_t - beta sum_k (gamma lambda)^k (log p_old - log p_ref)_{t+k}
+
+While the critic warms up its targets are the rewards themselves (lambda 1): from a V of
+zeros there is nothing to bootstrap. Bare and replayed answers are whitened apart, each
+kind over all devices.
 
 Source: Schulman et al., 2017 (arXiv:1707.06347); Ouyang et al., 2022
 (arXiv:2203.02155); for the critic Yue et al., 2025 (arXiv:2504.05118).
