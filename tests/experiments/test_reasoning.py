@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from experiments import border, reasoning, starts
+from experiments.configs import online as configs
 from experiments.configs import rrl
 from rljax.envs.reasoning.problems import Problem
+from rljax.text.tokenizer import character_level
 
 ASKED = [Problem(f"t{n}", f"{n}?", str(n), "") for n in range(reasoning.CHUNK + 3)]
 
@@ -55,3 +57,29 @@ def test_drills_are_learnt_from_and_never_asked():
     config.task.products, config.task.drills = 0.5, 7
     with pytest.raises(border.ConfigError, match="config.task: drills are sums"):
         reasoning.make_task(config, tokens)
+
+
+@pytest.mark.parametrize(
+    ("name", "verifier", "prompt", "expected"),
+    [
+        ("arithmetic", "exact", "line", (True, False, False)),
+        ("countdown", "exact", "line", (True, False, False)),
+        ("gsm8k", "exact", "line", (True, False, False)),
+        ("math", "exact", "line", (False, True, False)),
+        ("math", "math_verify", "line", (True, True, False)),
+        ("gsm8k", "math_verify", "line", (True, True, False)),
+        ("math", "exact", "deepseek_math", (False, True, True)),
+    ],
+)
+def test_what_states_an_answer_is_what_the_verifier_reads(
+    monkeypatch, name, verifier, prompt, expected
+):
+    empty = reasoning.TASKS[name]._replace(parts=lambda task, put: ([], [], [], []))
+    monkeypatch.setitem(reasoning.TASKS, name, empty)
+    config = configs.shared("smoke")
+    config.task.name, config.task.verifier = name, verifier
+    config.task.prompt = prompt
+    answered = reasoning.make_task(config, character_level("x")).judge.answered
+    texts = ("1\n#### 3\n", r"\boxed{3}", "The answer is 3.")
+    assert tuple(map(answered, texts)) == expected
+    assert not answered("1+2=3\n")
