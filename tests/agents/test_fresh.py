@@ -114,9 +114,10 @@ def test_the_divergence_is_read_apart_where_no_update_tells_it():
     assert make(False, FRESH).kl is None and make(True).kl is None
 
 
-def test_eight_devices_are_one():
+@pytest.mark.parametrize("name", CASES)
+def test_eight_devices_are_one(name):
     require_eight_like_one(
-        lambda axis: make(False, FRESH, axis_name=axis),
+        lambda axis: make(False, FRESH, axis_name=axis, **CASES[name]),
         lambda state, count: sampled(state, 0, count)[0],
     )
 

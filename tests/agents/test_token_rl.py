@@ -31,9 +31,10 @@ PPO = ppo.estimate(ppo.Config(beta=0.1))
 GRPO = grpo.estimate(rollouts.GROUP, groups.standardised, drop_level=True)
 
 
-def make(critic=True, config=SETTINGS, adapter=None, **options):
+def make(critic=True, config=SETTINGS, adapter=None, value=None, **options):
     model = texts.make(toy.CONFIG, adapter)
-    value = oreo.own_trunk(model) if critic else None
+    if value is None and critic:
+        value = oreo.own_trunk(model)
     return token_rl.make(model, config, value, **options)
 
 
@@ -178,14 +179,38 @@ def require_eight_like_one(agent_of, batch_on):
     )
 
 
-@pytest.mark.parametrize("name", ["ppo", "gspo"])
+WHOLE = texts.make(toy.CONFIG)
+LORA = LoraConfig(rank=2, alpha=4.0)
+ADAPTED = texts.make(toy.CONFIG, LORA)
+DR_GRPO = grpo.estimate(rollouts.GROUP, groups.centred)
+# What a rollout teaches, and how the agent is made: of a policy, and of a critic.
+SPREAD = {
+    "ppo": (PPO, {}),
+    "ppo, shared trunk": (PPO, {"value": oreo.shared_trunk(WHOLE)}),
+    "ppo, adapters": (PPO, {"adapter": LORA, "value": oreo.own_trunk(ADAPTED)}),
+    "grpo, mean of answers": (GRPO, {"weights": surrogate.sequence_mean}),
+    "grpo, fixed length": (
+        DR_GRPO, {"weights": surrogate.fixed_length(rollouts.LENGTH)},
+    ),
+    "gspo": (
+        GRPO,
+        {"weights": surrogate.sequence_mean, "rescale": surrogate.gspo_log_p_old},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPREAD)
 def test_eight_devices_are_one(name):
-    estimate, critic, weights, _, rescale = CASES[name]
+    estimate, options = SPREAD[name]
+    critic = estimate is PPO
+
+    def batch_on(state, count):
+        adapted = "adapter" in options
+        actor = state.frozen if adapted else state.params["actor"]
+        return batch_of(actor, estimate, critic, count)[0]
+
     require_eight_like_one(
-        lambda axis: make(critic, weights=weights, rescale=rescale, axis_name=axis),
-        lambda state, count: batch_of(state.params["actor"], estimate, critic, count)[
-            0
-        ],
+        lambda axis: make(critic, axis_name=axis, **options), batch_on
     )
 
 
@@ -272,6 +297,18 @@ def test_an_adapter_learns_beside_a_frozen_model_with_a_shared_critic():
         losses.append(float(told["critic/loss"]))
     assert losses[-1] < losses[0]
     jax.tree.map(np.testing.assert_array_equal, state.frozen, toy.weights())
+
+
+def test_a_probe_moves_no_trunk():
+    probe, one = oreo.shared_trunk(WHOLE), rollouts.packed()
+    head = {"head": jnp.ones(WHOLE.width)}
+
+    def total(actor, critic):
+        return probe.apply(critic, toy.weights(), actor, one).sum()
+
+    of_actor, of_head = jax.grad(total, argnums=(0, 1))(toy.weights(), head)
+    assert all(not x.any() for x in jax.tree.leaves(of_actor))
+    assert of_head["head"].any()
 
 
 def test_an_update_that_is_not_finite_is_skipped_and_counted():

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from experiments import archive, reasoning
+from rljax.policy import decode
 from rljax.replay import cells
-from rljax.training import checkpoint
+from rljax.training import checkpoint, online_parts
 from rljax.training.files import RunError
 from tests.experiments.logged_runs import rows, weights
 from tests.experiments.online_runs import evenly, run, same
@@ -24,6 +25,7 @@ MUCH = (
     "--config.replay.proposes_below=1.0",
     "--config.replay.cells=4",
     "--config.replay.canonical=1",  # so that each problem has a state soon
+    "--config.eval.split=train",  # the problems that have states
 )
 MARKED = "7=7\n"  # the state that people add
 
@@ -36,7 +38,26 @@ def even():
 
 
 @pytest.fixture(scope="module")
-def whole(even, tmp_path_factory):
+def heard(even):
+    """What policies are given to go on from: (lengths of prompts compiled for, ids)."""
+    given, make = [], decode.make
+
+    def spied(config, settings, *more):
+        made = make(config, settings, *more)
+
+        def generate(params, prompts, *rest, **named):
+            given.extend((settings.prompts, tuple(ids.tolist())) for ids in prompts)
+            return made.generate(params, prompts, *rest, **named)
+
+        return made._replace(generate=generate)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode, "make", spied)
+        yield given
+
+
+@pytest.fixture(scope="module")
+def whole(heard, tmp_path_factory):
     """Four steps of two updates, which nobody annotates."""
     return run("rrl", tmp_path_factory.mktemp("archive") / "whole", *MUCH)
 
@@ -81,6 +102,24 @@ def annotated(whole, tmp_path_factory):
     assert archive.main([f"--workdir={path}", f"--annotations={source}"]) == 0
     run("rrl", path, *MUCH, "--config.resume=4")
     return path, some, names
+
+
+def test_an_evaluation_begins_at_the_bare_problem(whole, heard):
+    """Of the problems that have states, and that rollouts go on from."""
+    found = archive.open_run(str(whole))
+    assert found.archive.used[:2].any(axis=1).all()
+    bare = [tuple(ids.tolist()) for ids in found.parts.prompts]
+    longest = found.config.rollout.prompt_tokens
+    rollouts, evaluations = (
+        {ids for sizes, ids in heard if sizes == one}
+        for one in ((longest, longest + found.config.replay.state_tokens), (longest,))
+    )
+    assert evaluations == set(bare[:2])
+    assert online_parts.context_of(found.parts).answered is found.parts.answered
+    assert found.parts.answered("1\n#### 1\n") and not found.parts.answered("1\n")
+    assert rollouts - set(bare)
+    for ids in rollouts:  # each begins with a problem, and is that or goes on
+        assert any(ids[: len(one)] == one for one in bare)
 
 
 def test_what_is_forbidden_is_never_chosen_and_what_is_added_is(annotated, whole):
