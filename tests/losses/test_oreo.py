@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rljax.losses import oreo
+from rljax.losses.token_logprob import Source, token_scores
 
 # Two episodes with what the reference's own loss functions make of them, beta = 0.03.
 # Index j is the state whose next token is j + 1; garbage stands off the actions.
@@ -160,6 +161,17 @@ def test_an_episode_counts_once_however_long_and_one_without_actions_not_at_all(
     kl = oreo.divergence(jnp.abs(log_prob), mask)
     by_hand = [float(jnp.abs(log_prob[b])[mask[b]].mean()) for b in range(2)]
     assert float(kl) == pytest.approx(np.mean(by_hand), rel=1e-6)
+
+
+def test_the_divergence_is_that_of_the_whole_vocabulary():
+    """Of two tokens, sum_v p(v) (log p(v) - log q(v)) as the specification has it."""
+    logits = jnp.array([[1.0, 0.5, -0.2], [0.1, 0.0, 0.3]])
+    reference = jnp.array([[0.8, 0.6, 0.0], [0.0, 0.0, 0.5]])
+    hidden = jnp.eye(2)  # so that a token's logits are a row of the matrix
+    scores = token_scores(hidden, logits, jnp.array([0, 2]), Source(hidden, reference))
+    np.testing.assert_allclose(scores.kl, [0.0144806, 0.0083943], atol=1e-7)
+    found = oreo.divergence(scores.kl[None], jnp.ones((1, 2), bool))
+    assert float(found) == pytest.approx((0.0144806 + 0.0083943) / 2, abs=1e-7)
 
 
 def test_shares_of_devices_add_up_to_the_whole():

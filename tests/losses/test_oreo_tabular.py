@@ -45,15 +45,20 @@ class Tree:
         ]  # fmt: skip
         return jnp.stack(picked, axis=1)
 
-    def train(self, level, loss, updates, learning_rate):
-        """Gradient descent on w delta, of all paths at once, as often as they come."""
-        rows = len(self.paths)
+    def train(self, level, loss, updates, learning_rate, steps=None):
+        """Gradient descent on w delta, of all paths at once, as often as they come.
+
+        `steps` are the numbers of the steps that tokens belong to, by default their
+        own.
+        """
+        rows, depth = self.paths.shape
         mask = jnp.ones(self.paths.shape, bool)
-        step = jnp.broadcast_to(jnp.arange(self.paths.shape[1]), mask.shape)
+        steps = jnp.arange(depth) if steps is None else jnp.asarray(steps)
+        step = jnp.broadcast_to(steps, mask.shape)
         reference = self.rows(self.reference)
         reward = jnp.asarray(self.rewards)
 
-        def total(one, logits, values):
+        def total(one, level, logits, values):
             """Sum over paths of their weight and their own loss, halved."""
             policy = [jax.nn.log_softmax(table) for table in logits]
             log_prob, value = self.rows(policy), self.rows(values)
@@ -71,9 +76,12 @@ class Tree:
         @jax.jit
         def update(_, tables):
             logits, values = tables
-            # The critic keeps every state in view, whatever level the actor has.
-            of_values = jax.grad(lambda v: total(oreo.critic_loss, logits, v))(values)
-            of_logits = jax.grad(lambda x: total(loss, x, values))(logits)
+            # As the agent has it: V is learnt of beginnings of steps, or of all tokens.
+            seen = oreo.by_step if level is oreo.by_step else oreo.by_token
+            of_values = jax.grad(lambda v: total(oreo.critic_loss, seen, logits, v))(
+                values
+            )
+            of_logits = jax.grad(lambda x: total(loss, level, x, values))(logits)
             down = lambda x, g: x - learning_rate * g  # noqa: E731
             return jax.tree.map(down, logits, of_logits), jax.tree.map(
                 down, values, of_values
@@ -95,11 +103,12 @@ SMALL = Tree(
 
 
 def test_the_small_tree_is_solved_as_published():
-    values, policies = SMALL.train(oreo.by_token, oreo.actor_loss, 1500, 2.0)
-    np.testing.assert_allclose(values[0], [0.542884], atol=1e-5)
-    np.testing.assert_allclose(values[1], [0.543049, 0, 0.742367], atol=1e-5)
+    """After 500 updates: V is off by 3e-6 then, pi by 1.1e-5."""
+    values, policies = SMALL.train(oreo.by_token, oreo.actor_loss, 500, 2.0)
+    np.testing.assert_allclose(values[0], [0.542884], atol=5e-6)
+    np.testing.assert_allclose(values[1], [0.543049, 0, 0.742367], atol=5e-6)
     np.testing.assert_allclose(
-        np.exp(policies[0]), [[0.41246, 0.08444, 0.50310]], atol=1e-5
+        np.exp(policies[0]), [[0.41246, 0.08444, 0.50310]], atol=1.5e-5
     )
     np.testing.assert_allclose(
         np.exp(policies[1]),
@@ -108,14 +117,14 @@ def test_the_small_tree_is_solved_as_published():
             [0.36717, 0.33222, 0.30061],
             [0.31696, 0.57754, 0.10551],
         ],
-        atol=2e-5,
+        atol=1.5e-5,
     )
 
 
 @pytest.mark.parametrize(
     ("level", "loss"),
     [
-        (oreo.by_step, oreo.actor_loss),
+        (oreo.by_answer, oreo.actor_loss),
         (oreo.by_token, oreo.full_gradient_actor_loss),
         (oreo.by_token, oreo.one_step_actor_loss),
     ],
@@ -126,6 +135,22 @@ def test_variants_reach_the_same_point(level, loss):
         values + policies, sum(SMALL.solution(), []), strict=True
     ):
         np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_steps_of_several_tokens_reach_the_same_point():
+    """Steps of two tokens and of one; V is learnt where they begin, and there alone."""
+    rng = np.random.default_rng(5)
+    reference = [rng.normal(size=(2**d, 2)) for d in range(3)]
+    tree = Tree(reference, [1, 0, 0, 1, 0, 0, 1, 1], beta=0.5)
+    values, policies = tree.train(
+        oreo.by_step, oreo.actor_loss, 1000, 2.0, steps=[0, 0, 1]
+    )
+    worth, best = tree.solution()
+    for found, expected in zip(policies, best, strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+    for begins in (0, 2):
+        np.testing.assert_allclose(values[begins], worth[begins], atol=2e-5)
+    assert not np.any(values[1]) and np.all(worth[1])  # within the first step
 
 
 def test_a_larger_random_tree_is_solved():

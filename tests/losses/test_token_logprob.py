@@ -201,24 +201,58 @@ def test_scores_that_go_unused_cost_nothing(loss):
     assert lean == pytest.approx(work(lambda s: s.log_prob, reference), rel=0.02)
 
 
-def test_under_pmap_each_device_has_its_own_tokens():
+def scored(hidden, matrix, ids, reference):
+    scores = token_logprob.token_scores(hidden, matrix, ids, reference, chunk=4)
+    return mixed(scores), scores
+
+
+def chunked(hidden, matrix, ids, reference):
+    aux = {"weight": jnp.ones(SHAPE), "target": -jnp.ones(SHAPE)}
+    return token_logprob.chunked_loss(
+        hidden, matrix, ids, per_token, aux, reference, chunk=4
+    )
+
+
+def scored_plainly(hidden, matrix, ids, reference):
+    scores = naive(hidden, matrix, ids, reference)
+    return mixed(scores), scores
+
+
+def chunked_plainly(hidden, matrix, ids, reference):
+    aux = {"weight": 1.0, "target": -1.0}
+    found = per_token(naive(hidden, matrix, ids, reference), aux)
+    return jax.tree.map(jnp.sum, found)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(scored, scored_plainly), (chunked, chunked_plainly)]
+)
+def test_under_pmap_each_device_has_its_own_tokens(ours, theirs):
+    """Values and both gradients: the matrix is every device's, hidden states are not."""
     count = len(jax.devices())
     hidden, matrix, ids, reference = drawn()
     many = jnp.stack([hidden * (1 + 0.1 * i) for i in range(count)])
+    said = jnp.stack([(ids + 7 * i) % V for i in range(count)])
 
-    def grad(hidden):
-        def loss(matrix):
-            found = token_logprob.token_scores(hidden, matrix, ids, reference, chunk=4)
-            return mixed(found)
+    def of(loss, hidden, ids):
+        def one(hidden, matrix):
+            return loss(hidden, matrix, ids, reference)
 
-        return jax.lax.psum(jax.grad(loss)(matrix), "data")
+        return jax.value_and_grad(one, argnums=(0, 1), has_aux=True)(hidden, matrix)
 
-    found = jax.pmap(grad, axis_name="data", out_axes=None)(many)
-    whole = sum(
-        jax.grad(lambda w, h=h: mixed(naive(h, w, ids, reference)))(matrix)
-        for h in many
+    def device(hidden, ids):
+        (loss, more), (of_hidden, of_matrix) = of(ours, hidden, ids)
+        return loss, more, of_hidden, jax.lax.psum(of_matrix, "data")
+
+    spread = jax.pmap(device, axis_name="data", out_axes=(0, 0, 0, None))
+    found = spread(many, said)
+    (loss, more), (of_hidden, of_matrix) = jax.jit(
+        jax.vmap(functools.partial(of, theirs))
+    )(many, said)
+    chex.assert_trees_all_close(found[:2], (loss, more), rtol=2e-5, atol=2e-6)
+    chex.assert_trees_all_close(
+        found[2:], (of_hidden, of_matrix.sum(axis=0)), rtol=2e-5, atol=2e-4
     )
-    np.testing.assert_allclose(found, whole, rtol=2e-5, atol=2e-4)
 
 
 @pytest.mark.parametrize("loss", [whole_loss, loss_by_chunks])
