@@ -23,15 +23,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import config_dict
 
-from experiments import border, methods, offline, run, starts
+from experiments import border, credit_view, methods, offline, run, starts
 from rljax.agents import offline as agents
 from rljax.agents.offline import OfflineAgent, Reading
 from rljax.data import episodes, logs, packing
-from rljax.training import checkpoint, credit, credit_page
-from rljax.training.files import RunError, read_json, write_text
+from rljax.training import checkpoint, credit_page
+from rljax.training.files import RunError, read_json
 from rljax.types import Episode
 
 _BATCH = 16  # episodes read at a time
@@ -106,9 +105,8 @@ def open_run(workdir: str) -> Run:
     state = agents.State(
         params, {}, zero, zero, zero, weights if shapes.frozen is not None else None
     )
-    known = shapes.frozen is not None and not method.name.startswith("supervised")
     name = path.resolve().name
-    return Run(name, update, start, agent, state, method.name, known, config)
+    return Run(name, update, start, agent, state, method.name, agent.reference, config)
 
 
 def read(found: Run, log: Sequence[Episode]) -> list[Reading]:
@@ -144,18 +142,20 @@ def _parser() -> argparse.ArgumentParser:
         help="a log: JSON lines, plain, .gz or .xz; several with a comma between two",
     )
     add("--out", help="FILE.html; credit.html in the workdir unless given")
-    add("--problems", type=int, default=16, help="most problems that are shown")
-    add("--each", type=int, default=2, help="most right and most wrong answers")
+    add(
+        "--problems",
+        type=int,
+        default=credit_view.PROBLEMS,
+        help="most problems that are shown",
+    )
+    add(
+        "--each",
+        type=int,
+        default=credit_view.EACH,
+        help="most right and most wrong answers",
+    )
     add("--task", help="the name of the one problem to show")
     return parser
-
-
-# By what an action of the policy's loss was: where V was learnt.
-KNOWN = {
-    "token": credit.each_token,
-    "step": credit.each_step,
-    "response": credit.each_answer,
-}
 
 
 def _write(given: argparse.Namespace) -> None:
@@ -172,26 +172,21 @@ def _write(given: argparse.Namespace) -> None:
         some = [episode for episode in log if episode.task == given.task]
         if not some:
             raise RunError(f"--task={given.task}: {given.data} has no such problem")
-    groups = credit.choose(some, given.problems, given.each)
-    shown = [some[place] for group in groups for place in group]
-    known = KNOWN[found.config.get("level", "token")]
-    answers = [
-        credit.answer(episode, reading, tokens, found.reference, known)
-        for episode, reading in zip(shown, read(found, shown), strict=True)
-    ]
-    first = np.cumsum([0, *map(len, groups)])
-    places = [list(range(a, b)) for a, b in zip(first[:-1], first[1:], strict=True)]
+    shown = credit_view.choose(some, given.problems, given.each)
     facts = credit_page.Facts(
         f"Credit in {found.name}",
         (
             f"{found.method}, after update {found.update:,}. Answers of {given.data}: "
-            f"{len(shown):,} of {len(log):,} are shown.",
+            f"{len(shown.episodes):,} of {len(log):,} are shown.",
         ),
     )
-    out = pathlib.Path(given.out or pathlib.Path(given.workdir, "credit.html"))
+    out = pathlib.Path(given.out or pathlib.Path(given.workdir, credit_view.NAME))
     out = out.expanduser()
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, credit_page.page(facts, answers, places))
+    level = found.config.get("level", "token")
+    credit_view.write(
+        out, facts, shown, read(found, shown.episodes), tokens, found.reference, level
+    )
     print(out)
 
 

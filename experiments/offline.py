@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import border, drift, networks, offline_end, reasoning, run, starts
+from experiments import (
+    border,
+    drift,
+    networks,
+    offline_end,
+    parts,
+    reasoning,
+    run,
+    starts,
+)
 from experiments.border import AT_LEAST_ONE, POSITIVE, SHARE, ConfigError, Limit
 from experiments.starts import Start
 from rljax.agents import offline as agents
@@ -171,9 +180,13 @@ def train(
         kept = rejects.read_bytes() if rejects.exists() else None
     plan = plan_of(config, method, log, parallel.num_devices)
     agent = method.agent(start, plan.updates, parallel.axis_name)
-    evaluate = _evaluate(config, task, start, agent, log)
-    nets = networks.make(agent, start.weights(), begun)
-    del begun  # held by nets until the state is made
+    weights = start.weights()
+    watch = drift.make(
+        config, start.texts, agent, log, start.config.vocab_size, weights, begun
+    )
+    evaluate = _evaluate(config, task, start, agent, watch)
+    nets = networks.make(agent, weights, begun)
+    del weights, begun  # held by nets until the state is made
     record = config.to_dict() | nets.digests | {"log_digest": _digest(log)}
     needed = (config.log.keep_checkpoints + 1) * checkpoint.state_bytes(nets.thin)
     opened = workdir.open_workdir(
@@ -207,7 +220,9 @@ def train(
     )
     result = loop.train(program, schedule, opened)
     if result.after is not None:
-        offline_end.conclude(config, opened.path, method, start, agent, result, plan)
+        offline_end.conclude(
+            config, opened.path, method, start, agent, result, plan, watch
+        )
 
 
 def _begun(config: Any, start: Start, method: Method) -> dict[str, Params]:
@@ -239,14 +254,13 @@ def _iterate(
     return iterate
 
 
-def _evaluate(config, task, start, agent, log) -> Callable[..., dict]:
+def _evaluate(config, task, start, agent, watch) -> Callable[..., dict]:
     """Greedy answers to the problems of a split, and drift on the log."""
     judge = verifiers.in_turn(task.judge.verify)
     answerer = reasoning.make_answerer(
         start.config, start.tokenizer, judge, config.eval, start.eos_ids
     )
     asked = reasoning.part(task, config.eval.split, "eval.split", config.eval.problems)
-    look = drift.make(config, start.texts, agent, log, start.config.vocab_size)
 
     def evaluate(state: PyTree, final: bool, pause: loop.Pause) -> dict:
         del final
@@ -254,12 +268,16 @@ def _evaluate(config, task, start, agent, log) -> Callable[..., dict]:
             return {}
         policy = agent.policy(state[0])
         name = f"eval/{config.eval.split}/{config.task.name}"
-        found = {name: reasoning.accuracy(answerer, policy, asked, pause)}
+        greedy = reasoning.outcomes(answerer, policy, asked, pause)
+        found = {name: float(greedy.right.mean())}
         if config.eval.samples:
             found[f"{name}_sampled"] = reasoning.accuracy(
                 answerer, policy, asked, pause, config.eval.samples
             )
-        return found | look(state[0])
+        found |= parts.success(
+            config.eval.split, config.task.name, asked, greedy, watch.bounds
+        )
+        return found | watch.look(state[0])
 
     return evaluate
 

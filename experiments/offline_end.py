@@ -4,14 +4,14 @@ import json
 import pathlib
 from typing import Any
 
-from experiments import drift
+from experiments import credit_view, drift
 from experiments.starts import Start
 from rljax.agents.offline import OfflineAgent, State
 from rljax.agents.token_rl import TokenAgent
 from rljax.data import packing
 from rljax.models import hf_folder, lora, model_card
+from rljax.training import credit_page, files, loop, metrics, report
 from rljax.training import drift as drift_lib
-from rljax.training import files, loop, metrics, report
 
 
 def conclude(
@@ -22,8 +22,9 @@ def conclude(
     agent: OfflineAgent,
     result: loop.Result,
     plan: packing.Plan,
+    watch: drift.Watch,
 ) -> None:
-    """Final table, summary, report, and the policy as a Hugging Face folder.
+    """Final table, summary, credit page, report, and the policy as a folder.
 
     Args:
       config: of the run.
@@ -33,10 +34,18 @@ def conclude(
       agent: what learnt.
       result: how it ended, with its evaluations.
       plan: how the log was read.
+      watch: what looked at the log.
     """
     (before, after), position = successes(result), result.position
     print(metrics.final_table({}, before, after))
-    alarms = drift_lib.alarms(result.after or {}, drift.limits_of(config))
+    readings, _ = watch.read(result.state[0])
+    tasks = drift_lib.farthest(watch.shown, readings) if watch.shown else []
+    if tasks:
+        said = (f"{one.task} {one.kl:.3g} ({one.answers})" for one in tasks)
+        print(f"farthest from the reference, nats a token (answers): {', '.join(said)}")
+    alarms = drift_lib.alarms(
+        _bounded(config, agent, result.after or {}), drift.limits_of(config), tasks
+    )
     print("\n".join(f"alarm: {alarm}" for alarm in alarms) or "no alarm of drift")
     files.write_json(
         path / "summary.json",
@@ -48,8 +57,10 @@ def conclude(
             "updates": position.updates,
             "items": len(plan.items),
             "alarms": alarms,
+            "farthest": [one._asdict() for one in tasks],
         },
     )
+    _credit(config, path, method, start, watch, readings, position.updates)
     export(
         config, path, method, start, agent, result.state[0],
         data=f"{config.data.path or 'solutions of the task'}, "
@@ -57,6 +68,33 @@ def conclude(
         task="greedy answers get right",
         reached={"before": before, "after": after},
     )  # fmt: skip
+
+
+def _bounded(config: Any, agent: OfflineAgent, after: metrics.Row) -> metrics.Row:
+    """What limits apply to: leaving random weights behind is no cause for alarm."""
+    if agent.reference or config.model.path:
+        return after
+    return {k: v for k, v in after.items() if k == "drift/unseen"}
+
+
+def _credit(config, path, method, start, watch, readings, updates) -> None:
+    """A page on the sample of the log, where there are a sample and a value of it."""
+    if not readings or readings[0].value is None:
+        return
+    shown = credit_view.choose(watch.shown)
+    facts = credit_page.Facts(
+        f"Credit in {path.resolve().name}",
+        (
+            f"{method.name}, after update {updates:,}. {len(shown.episodes):,} of "
+            f"{len(watch.shown):,} answers, a sample of the log, are shown; "
+            "experiments.credit shows others.",
+        ),
+    )
+    credit_view.write(
+        path / credit_view.NAME, facts, shown, [readings[n] for n in shown.chosen],
+        start.tokenizer, True, config.get("level", "token"),
+    )  # fmt: skip
+    print(f"credit: {path / credit_view.NAME}")
 
 
 def successes(result: loop.Result) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,6 +11,7 @@ from ml_collections import config_dict
 from experiments import (
     border,
     judging,
+    parts,
     playground,
     ppo_glam,
     reasoning,
@@ -26,8 +27,6 @@ from rljax.text.tokenizer import Tokenizer
 from rljax.training import checkpoint, evaluate, workdir
 from rljax.training.files import RunError, read_json
 from rljax.types import PyTree
-
-_MANY = 8  # steps; problems with more of them are one kind
 
 
 class Policy(NamedTuple):
@@ -129,21 +128,6 @@ def _require_same(home: dict[str, Any], policy: Policy, part: str) -> None:
         )
 
 
-def kind_of(problem: Problem) -> str:
-    """The kind a problem is counted under: steps of its solution, or its source.
-
-    Args:
-      problem: any.
-    """
-    lines = [line for line in problem.solution.splitlines() if line.strip()]
-    if lines and lines[-1].startswith(verifiers.MARK):
-        steps = len(lines) - 1
-        if steps >= _MANY:
-            return f"{_MANY} steps or more"
-        return f"{steps} step{'s' * (steps != 1)}"
-    return problem.task.partition("/")[0]
-
-
 def _panel(
     home: dict[str, Any], how: How, tokens: Tokenizer
 ) -> tuple[list[Problem], verifiers.Verify]:
@@ -190,7 +174,7 @@ def _answered(home, policy: Policy, how: How) -> Outcomes:
             seed = int(np.random.default_rng([how.seed, first]).integers(2**31))
             found = answerer.ask(params, some, temperature=how.temperature, seed=seed)
             right.append(found.right)
-    kinds = [kind_of(problem) for problem in asked]
+    kinds = [parts.kind_of(problem) for problem in asked]
     return Outcomes([p.task for p in asked], kinds, np.concatenate(right))
 
 

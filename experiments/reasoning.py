@@ -358,24 +358,38 @@ def _right(
     return right
 
 
-def accuracy(
+class Outcomes(NamedTuple):
+    """What came of answers, those to one problem next to each other."""
+
+    right: np.ndarray  # bool [N]
+    length: np.ndarray  # int [N], tokens of the answer
+
+
+def outcomes(
     answerer: Answerer,
     params: Params,
     asked: Sequence[Problem],
     pause: Callable[[], None] = lambda: None,
     samples: int = 0,
-) -> float:
-    """Share of right answers: greedy ones, or `samples` of each problem's.
+) -> Outcomes:
+    """Greedy answers judged, or `samples` of each problem.
 
     Sampled ones are drawn at temperature 1, with the same keys at every call.
     """
-    right, warmth = 0, float(samples > 0)
+    right, length, warmth = [], [], float(samples > 0)
     for first in range(0, len(asked), CHUNK):
         pause()
         some = asked[first : first + CHUNK]
         found = answerer.ask(params, some, max(samples, 1), warmth, seed=first)
-        right += int(found.right.sum())
-    return right / max(len(asked) * max(samples, 1), 1)
+        right.append(found.right)
+        length += [len(ids) for ids in found.ids]
+    return Outcomes(np.concatenate([np.zeros(0, bool), *right]), np.array(length, int))
+
+
+def accuracy(answerer: Answerer, params: Params, asked, *how, **more) -> float:
+    """Share of right answers; arguments as of `outcomes`."""
+    right = outcomes(answerer, params, asked, *how, **more).right
+    return int(right.sum()) / max(len(right), 1)
 
 
 def _buckets(longest: int) -> tuple[int, ...]:

@@ -57,6 +57,7 @@ def make(
         update=functools.partial(_update, parts),
         policy=lambda state: texts.join(state.frozen, state.params["actor"]),
         read=functools.partial(_read, parts),
+        reference=False,
     )
 
 

@@ -69,12 +69,14 @@ class OfflineAgent(NamedTuple):
       update: (State, Packed) -> (State, metrics); one optimiser step.
       policy: State -> whole weights of the policy.
       read: (State, Packed) -> `Reading` of the texts, for people.
+      reference: whether it knows a reference policy, which `read` then tells of.
     """
 
     init: Callable[..., State]
     update: Callable[[State, Packed], tuple[State, Metrics]]
     policy: Callable[[State], Params]
     read: Callable[[State, Packed], "Reading"]
+    reference: bool = True
 
 
 class Reading(NamedTuple):

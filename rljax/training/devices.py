@@ -6,7 +6,11 @@ A program is written once, for one device, with an `axis_name` to sum over:
 
 `shared` (parameters, optimiser) is the same on every device; `local` (environments,
 rings, batches) is each device's own. On one device `local` has no extra axis; on D
-devices every leaf of it leads with D.
+devices of `pmap` every leaf of it leads with D.
+
+Under `mesh` the same program, with no axis name, is the whole one: `local` is laid out
+as on one device and its first axes are dealt out, and the compiler adds what sums are
+needed.
 """
 
 from collections.abc import Callable
@@ -27,7 +31,7 @@ class Parallel(NamedTuple):
 
     Attributes:
       axis_name: what programs must sum over, None on one device.
-      num_devices: D.
+      num_devices: D, by which the local state is laid out: 1 for `mesh`.
       compile: makes a program run on all devices; both its arguments are donated.
       spread: (index of a device -> its local state) -> the local state of all.
     """
@@ -72,22 +76,14 @@ def pmap(num_devices: int | None = None) -> Parallel:
     Raises:
       ValueError: if there are not so many.
     """
-    devices = jax.local_devices()
-    count = len(devices) if num_devices is None else num_devices
-    if not 1 <= count <= len(devices):
-        raise ValueError(
-            f"pmap over {count} devices, but {len(devices)} are at hand: {devices}"
-        )
-
-    mesh = jax.sharding.Mesh(np.array(devices[:count]), (AXIS,))
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    dealt = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+    devices = _first_devices("pmap", num_devices)
+    everywhere, dealt = _layouts(devices)
 
     def compile_(program: Program) -> Program:
         # No stacked copies of the shared state: in and out with no leading axis.
         mapped = jax.pmap(
             program, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0, None),
-            donate_argnums=(0, 1), devices=devices[:count],
+            donate_argnums=(0, 1), devices=devices,
         )  # fmt: skip
 
         def call(shared: PyTree, local: PyTree) -> tuple[PyTree, PyTree, PyTree]:
@@ -99,7 +95,70 @@ def pmap(num_devices: int | None = None) -> Parallel:
 
         return call
 
-    return Parallel(AXIS, count, compile_, lambda make: _stack(make, count))
+    return Parallel(
+        AXIS, len(devices), compile_, lambda make: _stack(make, len(devices))
+    )
+
+
+def mesh(num_devices: int | None = None) -> Parallel:
+    """Data parallel by the compiler: one program whose batch lies on many devices.
+
+    The shared state is on every device. Leaves of the local state whose first axis the
+    devices can share evenly are dealt out along it, the others are on every device, so
+    rows and texts of a batch should be a multiple of D: it changes no result, only who
+    works. For a program all is as on one device.
+
+    Args:
+      num_devices: D, all local ones by default.
+
+    Raises:
+      ValueError: if there are not so many.
+    """
+    devices = _first_devices("mesh", num_devices)
+    everywhere, dealt = _layouts(devices)
+
+    def places(local: PyTree) -> PyTree:
+        def place(x):
+            even = x.ndim and x.shape[0] and x.shape[0] % len(devices) == 0
+            return dealt if even else everywhere
+
+        return jax.tree.map(place, local)
+
+    def compile_(program: Program) -> Program:
+        def placed(shared: PyTree, local: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+            # Given back as it came, or donation and the next call would copy.
+            found = program(shared, local)
+            where = (everywhere, places(found[1]), everywhere)
+            return jax.lax.with_sharding_constraint(found, where)
+
+        compiled = jax.jit(placed, donate_argnums=(0, 1))
+
+        def call(shared: PyTree, local: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+            local = jax.device_put(local, places(local))
+            return compiled(jax.device_put(shared, everywhere), local)
+
+        return call
+
+    return jit()._replace(compile=compile_)
+
+
+def _first_devices(name: str, num_devices: int | None) -> list[jax.Device]:
+    devices = jax.local_devices()
+    count = len(devices) if num_devices is None else num_devices
+    if not 1 <= count <= len(devices):
+        raise ValueError(
+            f"{name} over {count} devices, but {len(devices)} are at hand: {devices}"
+        )
+    return devices[:count]
+
+
+def _layouts(devices: list[jax.Device]) -> tuple[jax.sharding.NamedSharding, ...]:
+    """On every device, and dealt out along the first axis."""
+    over = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    return tuple(
+        jax.sharding.NamedSharding(over, jax.sharding.PartitionSpec(*axes))
+        for axes in ((), (AXIS,))
+    )
 
 
 def share(total: int, num_devices: int, name: str) -> int:

@@ -3,7 +3,7 @@
 It reads what the workdir holds (config.json, metrics.jsonl, eval/, and, where they
 are there, summary.json and rollouts/episodes.json) and knows no agent: success in
 `eval/<panel>/<kind>` and `rollout/success...` gets charts of its own, every other
-metric one small chart.
+metric one small chart. A credit.html beside it is linked.
 """
 
 import html
@@ -65,7 +65,9 @@ def build(workdir: pathlib.Path) -> pathlib.Path:
         f"<h1>{_text(workdir.name)}</h1>",
         _origin(record),
         _cards(rows, summary),
+        _credit(workdir),
         _alarms(summary),
+        _farthest(summary),
         _evaluation(workdir / "eval"),
         _success_charts(rows),
         _metric_charts(rows),
@@ -116,6 +118,13 @@ def _cards(rows: Sequence[metrics.Row], summary: Mapping[str, Any]) -> str:
     )
 
 
+def _credit(workdir: pathlib.Path) -> str:
+    """The way to the credit page that lies beside, where there is one."""
+    if not (workdir / "credit.html").exists():
+        return ""
+    return '<p><a href="credit.html">Credit: which steps earned the reward</a></p>'
+
+
 def _alarms(summary: Mapping[str, Any]) -> str:
     """What a run had to warn of at its end, for runs that look for such."""
     if "alarms" not in summary:
@@ -124,6 +133,22 @@ def _alarms(summary: Mapping[str, Any]) -> str:
         return '<p class="won">No alarm of drift.</p>'
     items = "".join(f'<li class="lost">{_text(one)}</li>' for one in summary["alarms"])
     return f"<h2>Alarms</h2><ul>{items}</ul>"
+
+
+def _farthest(summary: Mapping[str, Any]) -> str:
+    """The tasks on which a run went farthest from where it began."""
+    rows = "".join(
+        f'<tr><td>{_text(one["task"])}</td><td class="n">{_number(one["kl"])}</td>'
+        f'<td class="n">{one["answers"]}</td></tr>'
+        for one in summary.get("farthest", [])
+    )
+    if not rows:
+        return ""
+    return (
+        "<h2>Farthest from the reference</h2><table><tr><th>task</th>"
+        '<th class="n">nats a token</th><th class="n">answers</th></tr>'
+        f"{rows}</table>"
+    )
 
 
 def _evaluation(folder: pathlib.Path) -> str:

@@ -1,4 +1,4 @@
-"""Updates on eight devices against the same on one."""
+"""Updates on eight devices, under pmap and over a mesh, against the same on one."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import numpy as np
 
 from rljax.agents.base import Agent
 from rljax.training import devices
+from tests.agents import offline_texts
 
 
 def assert_eight_equal_one(make_agent, batch, updates: int = 3) -> None:
@@ -16,22 +17,65 @@ def assert_eight_equal_one(make_agent, batch, updates: int = 3) -> None:
       batch: leaves [B, ...], B a multiple of 8.
       updates: how many are taken.
     """
-    results = []
-    for parallel in (devices.jit(), devices.pmap(8)):
+
+    def result(parallel):
         agent: Agent = make_agent(parallel.axis_name)
         many = parallel.num_devices > 1
         data = devices.split_batch(batch, 8) if many else batch
-
-        def program(state, data, agent=agent):
-            state, metrics = agent.update(state, data)
-            return state, data, metrics
-
-        compiled = parallel.compile(program)
+        compiled = parallel.compile(_as_program(agent))
         state, metrics = agent.init(jax.random.key(0)), {}
         for _ in range(updates):
             data = jax.tree.map(jnp.copy, data)  # it is given away
             state, data, metrics = compiled(state, data)
-        results.append((state, metrics))
+        return state, metrics
+
+    one = result(devices.jit())
+    for parallel in (devices.pmap(8), devices.mesh(8)):
+        _assert_close(result(parallel), one, rtol=2e-5, atol=1e-7)
+
+
+def assert_logs_learnt_alike(
+    make_agent, begin, items, ways=(devices.pmap,), updates: int = 3
+) -> None:
+    """The whole state and the metrics of an agent that learns from logs.
+
+    Eight devices have the texts in other rows, so sums of float32 come in another
+    order, and gradients differ in their last digits. Adam divides a gradient by its
+    own size, so that of a small one the digits lost weigh as much as of a large one:
+    hence atol is a thousandth of the learning rate, 1e-2. All else is held to rtol.
+
+    Args:
+      make_agent: axis name -> agent.
+      begin: agent -> its state.
+      items: of one batch, a multiple of 8.
+      ways: over eight devices.
+      updates: how many are taken.
+    """
+
+    def result(parallel):
+        agent = make_agent(parallel.axis_name)
+        compiled = parallel.compile(_as_program(agent))
+        state, told = begin(agent), {}
+        for _ in range(updates):
+            batch = offline_texts.batch(items, parallel.num_devices)
+            state, _, told = compiled(state, batch)
+        return state, told
+
+    one = result(devices.jit())
+    for way in ways:
+        _assert_close(result(way(8)), one, rtol=1e-4, atol=1e-5)
+
+
+def _as_program(agent):
+    def program(state, data):
+        state, metrics = agent.update(state, data)
+        return state, data, metrics
+
+    return program
+
+
+def _assert_close(found, expected, rtol: float, atol: float) -> None:
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7), *results
-    )
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol),
+        found, expected,
+    )  # fmt: skip

@@ -13,6 +13,7 @@ from rljax.data import pairs
 from rljax.policy import texts
 from rljax.training import devices
 from tests.agents import offline_texts as toy
+from tests.agents import on_devices
 
 RATE = Optimizer(learning_rate=1e-2, warmup=0.0, max_grad_norm=1e9)
 LOG = toy.log()
@@ -106,22 +107,12 @@ def test_losses_and_gradients_are_the_plain_ones(name):
 @pytest.mark.parametrize("name", CASES)
 def test_eight_devices_are_one(name):
     make, items = CASES[name]
-    results = []
-    for parallel in (devices.jit(), devices.pmap(8)):
-        agent = make(parallel.axis_name)
+    ways = (devices.pmap, devices.mesh) if name == "dpo" else (devices.pmap,)
+    on_devices.assert_logs_learnt_alike(make, begin, items, ways)
 
-        def run(state, batch, agent=agent):
-            state, told = agent.update(state, batch)
-            return state, batch, told
 
-        program = parallel.compile(run)
-        state = agent.init(jax.random.key(0), toy.weights())
-        for _ in range(3):
-            state, _, told = program(state, toy.batch(items, parallel.num_devices))
-        results.append((state, told))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5), *results
-    )
+def begin(agent):
+    return agent.init(jax.random.key(0), toy.weights())
 
 
 def test_imitation_keeps_no_second_model():

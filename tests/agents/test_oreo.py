@@ -1,6 +1,7 @@
 """OREO's update against a plain one, text by text, and on eight devices."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from rljax.optim import optimizers
 from rljax.policy import texts
 from rljax.training import devices
 from tests.agents import offline_texts as toy
-from tests.agents import stepping
+from tests.agents import on_devices, stepping
 
 BETA, ALPHA, RATE = 0.3, 0.05, 1e-2
 SETTINGS = oreo.Config(
@@ -188,8 +189,7 @@ def test_the_shared_trunk_has_a_head_alone_and_leaves_the_policys_gradient_as_it
 
 
 def test_adapters_of_policy_and_value_learn_beside_one_frozen_model():
-    how = LoraConfig(rank=2, alpha=4.0)
-    model = texts.make(toy.CONFIG, how)
+    model = texts.make(toy.CONFIG, LORA)
     agent = oreo.make(model, oreo.own_trunk(model), SETTINGS)
     state = agent.init(jax.random.key(0), toy.weights())
     sizes = [sum(x.size for x in jax.tree.leaves(p)) for p in state.params.values()]
@@ -204,25 +204,37 @@ def test_adapters_of_policy_and_value_learn_beside_one_frozen_model():
     jax.tree.map(np.testing.assert_array_equal, state.frozen, toy.weights())
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_eight_devices_are_one(level):
-    results = []
-    for parallel in (devices.jit(), devices.pmap(8)):
-        agent = make(level=LEVELS[level], axis_name=parallel.axis_name)
+def whole(axis_name, **options):
+    return make(axis_name=axis_name, **options)
 
-        def run(state, batch, agent=agent):
-            state, told = agent.update(state, batch)
-            return state, batch, told
 
-        program = parallel.compile(run)
-        state = away_from_start(agent)
-        for _ in range(3):
-            batch = toy.batch(ITEMS, parallel.num_devices)
-            state, _, told = program(state, batch)
-        results.append((state, told))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *results
-    )
+def adapted(axis_name, policy=None, **options):
+    """A critic that is an adapter, beside a policy that is one or is not."""
+    critic = oreo.own_trunk(texts.make(toy.CONFIG, LORA))
+    model = texts.make(toy.CONFIG, policy)
+    return oreo.make(model, critic, SETTINGS, axis_name=axis_name, **options)
+
+
+LORA = LoraConfig(rank=2, alpha=4.0)
+WAYS = {
+    "token": functools.partial(whole, level=losses.by_token),
+    "step": functools.partial(whole, level=losses.by_step),
+    "response": functools.partial(whole, level=losses.by_answer),
+    "full gradient, shared trunk": functools.partial(
+        whole, value=oreo.shared_trunk, actor_loss=losses.full_gradient_actor_loss
+    ),
+    "one step, adapter of the critic": functools.partial(
+        adapted, actor_loss=losses.one_step_actor_loss
+    ),
+    "adapters of both": functools.partial(adapted, policy=LORA),
+}
+OVER_A_MESH = ("step", "full gradient, shared trunk")
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_eight_devices_are_one(name):
+    ways = (devices.pmap, devices.mesh) if name in OVER_A_MESH else (devices.pmap,)
+    on_devices.assert_logs_learnt_alike(WAYS[name], away_from_start, ITEMS, ways)
 
 
 def test_an_update_that_is_not_finite_is_skipped_and_counted():

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import compare, panels, playground, ppo_glam, sac_glam, sft
+from experiments import compare, panels, parts, playground, ppo_glam, sac_glam, sft
 from experiments.configs import ppo_glam as ppo_config
 from experiments.configs import sac_glam as sac_config
 from experiments.configs import sft as sft_config
@@ -163,7 +163,7 @@ def test_runs_that_play_are_compared_scene_by_scene(players):
 
 def test_kinds_are_told_by_the_steps_of_solutions():
     def kind(solution):
-        return panels.kind_of(Problem("gsm8k/train/1", "?", "3", solution))
+        return parts.kind_of(Problem("gsm8k/train/1", "?", "3", solution))
 
     assert kind("1+1=2\n#### 2") == "1 step"
     assert kind("a\nb\n\n#### 2") == "2 steps"

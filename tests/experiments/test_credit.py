@@ -6,9 +6,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments import credit, dpo, oreo, sft
+from experiments import credit, dpo, oreo, rejection_sampling, sft
 from experiments.configs import dpo as dpo_config
 from experiments.configs import oreo as oreo_config
+from experiments.configs import rejection_sampling as rejection_config
 from experiments.configs import sft as sft_config
 from rljax.data import episodes, logs
 from rljax.data.record import Record
@@ -43,6 +44,7 @@ def runs(tmp_path_factory):
     for name, configs, module in (
         ("oreo", oreo_config, oreo),
         ("dpo", dpo_config, dpo),
+        ("rejection", rejection_config, rejection_sampling),
     ):
         config = small(configs.get_config("smoke"))
         config.model.path = str(place / "sft" / "hf")
@@ -108,17 +110,36 @@ def test_numbers_are_those_of_the_run(runs):
     assert any(np.any(r.value != 0) for r in readings)
 
 
+def test_a_run_with_a_value_leaves_the_page_of_its_sample(runs):
+    page = runs / "oreo" / "credit.html"
+    found = told(page)
+    assert [c["name"] for c in found["columns"]][:2] == ["value", "advantage"]
+    assert len(found["answers"]) == 5  # all of the log: the sample is larger
+    again = runs / "again.html"
+    words = [f"--workdir={runs / 'oreo'}", f"--data={runs / 'log.jsonl'}"]
+    assert credit.main([*words, f"--out={again}"]) == 0
+    assert told(again)["answers"] == found["answers"]
+    link = '<a href="credit.html">'
+    for name, there in (("oreo", True), ("dpo", False), ("sft", False)):
+        assert (runs / name / "credit.html").exists() == there
+        assert (link in (runs / name / "report.html").read_text()) == there
+
+
 def test_runs_watch_their_drift(runs):
-    for name, known in (("oreo", True), ("dpo", True), ("sft", False)):
+    for name in ("oreo", "dpo", "sft", "rejection"):
         before = json.loads((runs / name / "eval" / "before.json").read_text())
         lines = (runs / name / "metrics.jsonl").read_text().splitlines()
         after = json.loads(lines[-1])
         for told in (before, after):
             assert 0 <= told["drift/unseen"] <= 1
-            assert ("drift/kl/all" in told) == known
-        if known:
-            assert before["drift/kl/all"] == pytest.approx(0, abs=1e-6)
-            assert after["drift/kl/all"] > 0
+            assert told["drift/kl/task_most"] >= told["drift/kl/all"] - 1e-6
+        assert before["drift/kl/all"] == pytest.approx(0, abs=1e-6)
+        assert before["drift/log_ratio/right"] == pytest.approx(0, abs=1e-5)
+        assert after["drift/kl/all"] > 0 and after["drift/log_ratio/right"] != 0
+        assert after["drift/reward/all"] != before["drift/reward/all"]
+        farthest = json.loads((runs / name / "summary.json").read_text())["farthest"]
+        assert farthest[0]["kl"] == pytest.approx(after["drift/kl/task_most"])
+        assert farthest[0]["task"] in (runs / name / "report.html").read_text()
         # A model that has learnt next to nothing says what the data never show.
         (alarm,) = json.loads((runs / name / "summary.json").read_text())["alarms"]
         assert "tokens that the data never show" in alarm

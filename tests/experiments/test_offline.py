@@ -32,7 +32,11 @@ def test_a_run_that_goes_on_is_one_that_never_stopped(begun, tmp_path, method):
         assert (weights(made) == weights(whole)) == (update == 10)
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["updates"] == 10 and summary["items"] == 72
-    assert set(summary["after"]) == {"arithmetic"}
+    assert {name.partition("_")[0] for name in summary["after"]} == {"arithmetic"}
+    last = rows(whole)[-1]
+    assert 0 <= last["eval/dev/arithmetic"] <= 1
+    lengths = [f"drift/share/length_{name}" for name in ("short", "middle", "long")]
+    assert sum(last[name] for name in lengths) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("method", ["dpo", "rejection_sampling"])

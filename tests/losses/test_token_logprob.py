@@ -228,7 +228,7 @@ def chunked_plainly(hidden, matrix, ids, reference):
     ("ours", "theirs"), [(scored, scored_plainly), (chunked, chunked_plainly)]
 )
 def test_under_pmap_each_device_has_its_own_tokens(ours, theirs):
-    """Values and both gradients: the matrix is every device's, hidden states are not."""
+    """Values and both gradients: the matrix is of all devices, hidden states of one."""
     count = len(jax.devices())
     hidden, matrix, ids, reference = drawn()
     many = jnp.stack([hidden * (1 + 0.1 * i) for i in range(count)])

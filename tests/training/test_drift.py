@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -37,12 +38,20 @@ READINGS = [
 MASSES = [np.array(m + [9.0], np.float32) for m in ([0.1], [0.2, 0.3], [0.0, 0.0, 0.6])]
 
 
+BOUNDS = drift.thirds([1, 2, 3])
+
+
 def test_means_by_source_length_task_and_reward():
-    told = drift.metrics(LOG, READINGS, MASSES, True)
+    told = drift.metrics(LOG, READINGS, MASSES, BOUNDS)
+    # Log-ratios of a token are 0.5, -0.5 and 2; rewards 1, 0 and 1.
+    every = np.exp([0.5, -0.5, 2.0])
     expected = {
-        "reward/all": 2 / 3, "reward/source_a": 1.0, "reward/source_b": 0.5,
+        "reward/all": (every[0] + every[2]) / every.sum(), "reward/source_a": 1.0,
+        "reward/source_b": every[2] / (every[1] + every[2]),
         "reward/length_short": 1.0, "reward/length_middle": 0.0,
         "reward/length_long": 1.0, "reward/right": 1.0, "reward/wrong": 0.0,
+        "log_ratio/source_b_right": 2.0, "log_ratio/source_b_wrong": -0.5,
+        "log_ratio/length_short_right": 0.5, "log_ratio/length_middle_wrong": -0.5,
         "log_ratio/all": (0.5 - 0.5 + 2) / 3, "log_ratio/right": 1.25,
         "log_ratio/wrong": -0.5, "log_ratio/length_long": 2.0,
         "log_ratio/source_b": 0.75,
@@ -53,21 +62,54 @@ def test_means_by_source_length_task_and_reward():
         assert told[f"drift/{name}"] == pytest.approx(value), name
 
 
-def test_without_a_reference_there_is_no_divergence():
-    told = drift.metrics(LOG, READINGS, MASSES, False)
-    assert not [name for name in told if "kl" in name or "ratio" in name]
-    assert told["drift/unseen"] == pytest.approx(0.2)
+def test_reward_begins_as_the_logs_and_moves_with_the_policy():
+    still = [reading([0.0] * n, [0.0] * n) for n in (1, 2, 3)]
+    told = drift.metrics(LOG, still, MASSES, BOUNDS)
+    assert told["drift/reward/all"] == pytest.approx(2 / 3)
+    assert told["drift/reward/source_b"] == pytest.approx(0.5)
+    # The wrong answer of source b gains, by ever more: its reward falls to nothing.
+    found = []
+    for gain in (1.0, 1000.0):
+        moved = [still[0], reading([gain] * 2, [0.0] * 2), still[2]]
+        found.append(drift.metrics(LOG, moved, MASSES, BOUNDS))
+    assert found[0]["drift/reward/source_b"] == pytest.approx(1 / (1 + np.e))
+    assert found[1]["drift/reward/source_b"] == 0.0
+    assert found[1]["drift/reward/source_a"] == 1.0
+
+
+def test_the_farthest_tasks_are_named():
+    found = drift.farthest(LOG, READINGS, 2)
+    assert [(one.task, one.answers) for one in found] == [("y", 1), ("x", 2)]
+    assert [one.kl for one in found] == pytest.approx([3.0, 0.2])
+    assert len(drift.farthest(LOG, READINGS, 1)) == 1
+    nothing = READINGS[1]._replace(kl=jnp.full(4, np.nan))
+    odd = [READINGS[0], nothing, READINGS[2]]
+    assert drift.farthest(LOG, odd, 1)[0].task == "x"
+    far = {"drift/kl/task_most": 3.0}
+    (alarm,) = drift.alarms(far, drift.Limits(), found)
+    assert alarm.startswith("far from the reference on task y: drift/kl/task_most is 3")
+
+
+def test_thirds_are_those_of_the_log_and_not_of_what_is_looked_at():
+    short, long = drift.thirds(range(1, 10))
+    where = drift.third_of(np.array([1, 3, 4, 6, 7, 99]), (short, long))
+    assert [np.flatnonzero(x).tolist() for x in where.values()] == [
+        [0, 1], [2, 3], [4, 5]
+    ]  # fmt: skip
+    told = drift.metrics(LOG, READINGS, MASSES, (short, long))
+    assert told["drift/log_ratio/length_short"] == told["drift/log_ratio/all"]
+    assert "drift/log_ratio/length_long" not in told
 
 
 def test_one_source_and_one_length_make_no_groups_of_their_own():
-    told = drift.metrics([LOG[0]] * 2, [READINGS[0]] * 2, [MASSES[0]] * 2, True)
+    told = drift.metrics([LOG[0]] * 2, [READINGS[0]] * 2, [MASSES[0]] * 2, (1, 1))
     assert not [name for name in told if "source" in name or "wrong" in name]
     assert "drift/log_ratio/length_long" not in told
 
 
 def test_many_sources_share_a_group_and_names_are_plain():
     log = [episode([1], 1.0, f"s/{i} <b>") for i in range(10) for _ in range(2)]
-    told = drift.metrics(log, [READINGS[0]] * 20, [MASSES[0]] * 20, True)
+    told = drift.metrics(log, [READINGS[0]] * 20, [MASSES[0]] * 20, (1, 1))
     names = [name for name in told if name.startswith("drift/reward/source")]
     assert "drift/reward/source_s_0_b_" in names
     assert "drift/reward/source_others" in names
@@ -97,6 +139,11 @@ def test_a_sample_is_fixed_and_in_order():
         ("kl/source_web", 1.1, "far from the reference on source web"),
         ("kl/task_most", 1.1, "far from the reference on task most"),
         ("log_ratio/right", -0.3, "right answers of the log are becoming less likely"),
+        (
+            "log_ratio/source_web_right",
+            -0.3,
+            "right answers of source web are becoming",
+        ),
         ("log_ratio/length_long", 0.5, "long answers gain over others"),
         ("log_ratio/length_long", -0.5, "short answers gain over others"),
         ("unseen", 0.03, "never show: drift/unseen is 0.03, limit 0.02"),
