@@ -106,7 +106,8 @@ def mesh(num_devices: int | None = None) -> Parallel:
     The shared state is on every device. Leaves of the local state whose first axis the
     devices can share evenly are dealt out along it, the others are on every device, so
     rows and texts of a batch should be a multiple of D: it changes no result, only who
-    works. For a program all is as on one device.
+    works. For a program all is as on one device. For programs of one's own: no setting
+    of a run chooses it.
 
     Args:
       num_devices: D, all local ones by default.
