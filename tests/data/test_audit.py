@@ -316,6 +316,24 @@ def test_rows_are_filled_as_in_training(tmp_path):
     assert [row[:2] for row in table.rows] == list(zip(names, counts, strict=True))
 
 
+def test_what_is_packed_is_as_long_as_the_log(tmp_path):
+    rows = [row | {"prompt": "a" * n + row["prompt"]} for n, row in enumerate(clean())]
+    path, seen = save(tmp_path / "log", rows), []
+
+    def keep(log):
+        seen.extend(log)
+        return plan(log)
+
+    look(path, room=Room(64, plan=keep))
+    real = episodes.load(path, auditing.tokenizer()).episodes
+    for one, other in zip(seen, real, strict=True):
+        assert one.action.tolist() == other.action.tolist()
+        assert len(one.ids) == len(one.step) == len(other.ids)
+        assert (one.reward, one.task, one.line) == (
+            other.reward, other.task, other.line,
+        )  # fmt: skip
+
+
 def test_batches_that_cannot_be_made(tmp_path):
     def refuse(log):
         raise ValueError(f"no use for {len(log)}")
