@@ -136,7 +136,8 @@ def test_runs_watch_their_drift(runs):
         assert before["drift/kl/all"] == pytest.approx(0, abs=1e-6)
         assert before["drift/log_ratio/right"] == pytest.approx(0, abs=1e-5)
         assert after["drift/kl/all"] > 0 and after["drift/log_ratio/right"] != 0
-        assert after["drift/reward/all"] != before["drift/reward/all"]
+        moved = after["drift/reward/all"] != before["drift/reward/all"]
+        assert moved == (name != "sft")  # whose written solutions are all right
         farthest = json.loads((runs / name / "summary.json").read_text())["farthest"]
         assert farthest[0]["kl"] == pytest.approx(after["drift/kl/task_most"])
         assert farthest[0]["task"] in (runs / name / "report.html").read_text()
