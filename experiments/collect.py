@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments import border, reasoning, starts
+from experiments import border, judging, reasoning, starts
 from experiments.border import AT_LEAST_ONE, Limit
 from rljax.data import episodes, logs
 from rljax.data.record import Record
-from rljax.envs import verifiers
+from rljax.envs.reasoning.problems import Problem
+from rljax.envs.verifiers import JudgeAll
 from rljax.training import files
 
 LIMITS = {
@@ -38,11 +39,21 @@ def main(config: Any, workdir: str) -> None:
     start = starts.choose_start(config)
     task = reasoning.make_task(config, start.tokenizer)
     asked = reasoning.part(task, config.split, "split", config.problems)
-    judge = verifiers.in_turn(task.judge.verify)
+    with judging.open_judge(config, task.judge.verify) as judge:
+        _collect(config, pathlib.Path(workdir), start, asked, judge)
+
+
+def _collect(
+    config: Any,
+    folder: pathlib.Path,
+    start: starts.Start,
+    asked: list[Problem],
+    judge: JudgeAll,
+) -> None:
+    """Asks what is not there yet, and joins all parts to a log."""
     answerer = reasoning.make_answerer(
         start.config, start.tokenizer, judge, config.eval, start.eos_ids
     )
-    folder = pathlib.Path(workdir)
     parts = folder / "parts"
     parts.mkdir(parents=True, exist_ok=True)
     _require_same(folder, config)

@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import border, drift, networks, offline_end, reasoning, run, starts
+from experiments import (
+    border,
+    drift,
+    judging,
+    networks,
+    offline_end,
+    reasoning,
+    run,
+    starts,
+)
 from experiments.border import AT_LEAST_ONE, POSITIVE, SHARE, ConfigError, Limit
 from experiments.starts import Start
 from rljax.agents import offline as agents
@@ -18,7 +27,7 @@ from rljax.agents.base import NONFINITE_LIMIT
 from rljax.agents.offline import OfflineAgent, Optimizer
 from rljax.data import episodes, noise, packing
 from rljax.data.logs import LogError
-from rljax.envs import verifiers
+from rljax.envs.verifiers import JudgeAll
 from rljax.models import hf_folder
 from rljax.text import chat
 from rljax.text.template import Template
@@ -167,6 +176,20 @@ def train(
     parallel = run.parallel_of(config)
     start = starts.choose_start(config)
     task = reasoning.make_task(config, start.tokenizer)
+    with judging.open_judge(config, task.judge.verify) as judge:
+        _train(config, folder, method, log_of, parallel, start, task, judge)
+
+
+def _train(
+    config: Any,
+    folder: str,
+    method: Method,
+    log_of: Callable[[Start, reasoning.Task, pathlib.Path], list[Episode]],
+    parallel: devices.Parallel,
+    start: Start,
+    task: reasoning.Task,
+    judge: JudgeAll,
+) -> None:
     begun = _begun(config, start, method)
     # Into a folder of its own: the workdir may be another run's, and is opened later.
     with tempfile.TemporaryDirectory() as spare:
@@ -175,7 +198,7 @@ def train(
         kept = rejects.read_bytes() if rejects.exists() else None
     plan = _plan(config, method, log, parallel.num_devices)
     agent = method.agent(start, plan.updates, parallel.axis_name)
-    evaluate = _evaluate(config, task, start, agent, log)
+    evaluate = _evaluate(config, task, start, judge, agent, log)
     nets = networks.make(agent, start.weights(), begun)
     del begun  # held by nets until the state is made
     record = config.to_dict() | nets.digests | {"log_digest": _digest(log)}
@@ -243,9 +266,8 @@ def _iterate(
     return iterate
 
 
-def _evaluate(config, task, start, agent, log) -> Callable[..., dict]:
+def _evaluate(config, task, start, judge: JudgeAll, agent, log) -> Callable[..., dict]:
     """Greedy answers to the problems of a split, and drift on the log."""
-    judge = verifiers.in_turn(task.judge.verify)
     answerer = reasoning.make_answerer(
         start.config, start.tokenizer, judge, config.eval, start.eos_ids
     )

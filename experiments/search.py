@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments import border, critic, reasoning, starts
+from experiments import border, critic, judging, reasoning, starts
 from experiments import search_methods as methods
 from experiments.border import AT_LEAST_ONE, Limit
 from experiments.search_methods import Outcome, Setting
+from rljax.envs.verifiers import JudgeAll
 from rljax.search import cost as cost_lib
 from rljax.search import values
 from rljax.search.cost import Cost
@@ -38,7 +39,15 @@ READINGS = {"at_end": values.at_end, "one_early": values.one_early}
 
 def main(config: Any, workdir: str) -> None:
     """Runs what the config says."""
-    setting = _setting(config)
+    _check(config)
+    start = starts.choose_start(config)
+    task = reasoning.make_task(config, start.tokenizer)
+    with judging.open_judge(config, task.judge.verify) as judge:
+        _search(_setting(config, start, task, judge), config, workdir)
+
+
+def _search(setting: Setting, config: Any, workdir: str) -> None:
+    """All that is compared, as far as it is not there yet."""
     folder = pathlib.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     store = _Store(folder / "search.json", config)
@@ -86,7 +95,8 @@ def _size_of(setting: Setting, kind: str, unit: str, row: dict, length: float) -
     return max(1, round((row["flops"] - each * prompt) / (each * length)))
 
 
-def _setting(config: Any) -> Setting:
+def _check(config: Any) -> None:
+    """Refuses settings that cannot be."""
     border.limits(config, LIMITS)
     border.require(
         bool(config.model.path), "model.path", config.model.path,
@@ -104,15 +114,19 @@ def _setting(config: Any) -> Setting:
         config.rows >= max(config.beams) ** 2, "rows", config.rows,
         f"at least {max(config.beams) ** 2}, the candidates of one problem",
     )  # fmt: skip
-    reading = border.pick(READINGS, config.reading, "reading")
-    start = starts.choose_start(config)
-    task = reasoning.make_task(config, start.tokenizer)
+    border.pick(READINGS, config.reading, "reading")
+
+
+def _setting(
+    config: Any, start: starts.Start, task: reasoning.Task, judge_all: JudgeAll
+) -> Setting:
     asked = reasoning.part(task, config.eval.split, "eval.split", config.eval.problems)
     judge, params = critic.load(config.model.path, start.config), start.weights()
     trunk = params if judge.params is None else judge.params
     judge = judge._replace(params=trunk)
     return Setting(
-        config, task, start, asked, params, judge, reading,
+        config, task, start, asked, judge_all, params, judge,
+        READINGS[config.reading],
         cost_lib.multiplied(params, start.config, logits=True),
         cost_lib.multiplied(trunk, judge.config, logits=False),
     )  # fmt: skip

@@ -42,11 +42,22 @@ def shared(scale: str, scales: Sequence[str] = SCALES) -> config_dict.ConfigDict
     config.lora.targets = ()  # matrices, as PEFT calls them; none: all of a layer
 
     config.task = config_dict.ConfigDict()
-    # countdown; gsm8k, math: their files at task.train, task.test
+    # countdown; gsm8k, math: their files at task.train, task.test; gym
     config.task.name = "arithmetic"
+    config.task.gym = "chain_sum"  # with task.name=gym: the dataset of reasoning-gym
     # How a question is put: line (it and the end of its line), question (as it is),
     # deepseek_math, chat (the tokenizer's template, the system message of the task).
     config.task.prompt = "line"
+    # Where a response's answer is. form: where it is asked for, after "####" or in a
+    # box. stated: in its last box, after its last "he answer is", or its last number.
+    # Empty: stated for gsm8k and math, as in the paper; form for others.
+    config.task.reading = ""
+    # exact: the task's own, in this process. math_verify, for gsm8k and math: SymPy
+    # says what is equal, in processes of which one that takes too long is ended. gym,
+    # for gym: a score of 1, in such processes.
+    config.task.verifier = "exact"
+    config.task.verifier_workers = 2
+    config.task.verifier_seconds = 10.0  # for an answer
     config.task.train = config.task.test = ""  # no test: test_size of train, by seed
     config.task.solved_size = 4_000  # problems with written solutions, for sft
     config.task.drills = 0  # of arithmetic, solved sums beside them: see `drills`
