@@ -172,9 +172,11 @@ def _scale(config: config_dict.ConfigDict, scale: str) -> None:
     if scale in PAPER:
         asked = {"qwen2.5_math_1.5b": "chat", "deepseekmath_7b": "deepseek_math"}
         config.task.prompt = asked.get(scale, "line")
-        config.data.row_tokens = 4_096 if scale == "minicpm_2b" else 2_048
         config.model.param_dtype = "bfloat16"  # stepped in float32
         config.eval.max_tokens = 2_048
+        # All that `collect` may write. The paper has 2,048, and cuts off what is more.
+        row = config.eval.prompt_tokens + config.eval.max_tokens
+        config.data.row_tokens = 4_096 if scale == "minicpm_2b" else row
 
 
 def drift() -> config_dict.ConfigDict:
