@@ -201,7 +201,8 @@ def as_in_paper(config: config_dict.ConfigDict, scale: str) -> None:
     Its MiniCPM learnt ALFWorld from conversations; 3 epochs as printed, the released
     script has 5. Policy and value have learning rate 5e-6, the 7B's LoRA critic 1e-4.
     """
-    config.beta, config.kl_weight = 0.03, 0.01
+    config.beta = 0.03
+    config.kl_weight = None  # 0.01, 0.1 or 0.3, as is the level
     config.data.epochs = {"deepseekmath_7b": 2, "minicpm_2b": 3}.get(scale, 1)
     config.optimizer.learning_rate = config.critic.learning_rate = 5e-6
     if scale == "deepseekmath_7b":
