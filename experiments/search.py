@@ -5,8 +5,8 @@
 
 Each beam search is compared with the best of N by V and with the majority of N, with N
 such that they generate as many tokens, and such that they take as many FLOPs, the
-critic's counted. The workdir holds `search.json`, a part for each method; what is there
-already is not computed again.
+critic's counted. The workdir holds `config.json` and `search.json`, a part for each
+method; what is there already is not computed again.
 """
 
 import pathlib
@@ -25,6 +25,7 @@ from rljax.search import cost as cost_lib
 from rljax.search import values
 from rljax.search.cost import Cost
 from rljax.training import files
+from rljax.training import workdir as workdir_lib
 
 LIMITS = {
     "eval.problems": Limit(0),
@@ -48,9 +49,8 @@ def main(config: Any, workdir: str) -> None:
 
 def _search(setting: Setting, config: Any, workdir: str) -> None:
     """All that is compared, as far as it is not there yet."""
-    folder = pathlib.Path(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    store = _Store(folder / "search.json", config)
+    folder = workdir_lib.own(workdir, config.to_dict())
+    store = _Store(folder / "search.json")
     store.keep("greedy", lambda: _row(setting, methods.greedy(setting)))
     for beams in config.beams:
         name = f"beam {beams}"
@@ -103,8 +103,8 @@ def _check(config: Any) -> None:
         "a policy with its V, such as hf/ of an oreo workdir",
     )  # fmt: skip
     border.require(
-        bool(config.beams) and all(b >= 1 for b in config.beams), "beams",
-        config.beams, "numbers from 1 on",
+        bool(config.beams) and all(type(b) is int and b >= 1 for b in config.beams),
+        "beams", tuple(config.beams), "whole numbers from 1 on",
     )  # fmt: skip
     border.require(
         bool(config.delimiters) and all(config.delimiters), "delimiters",
@@ -193,18 +193,12 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 class _Store:
     """Results by method, on disk as soon as they are there."""
 
-    def __init__(self, path: pathlib.Path, config: Any):
-        """Reads what is there; another config's results are refused."""
+    def __init__(self, path: pathlib.Path):
+        """Reads what is there."""
         self.path = path
-        self.settings = files.as_json(config.to_dict())
         self.rows: dict[str, dict[str, Any]] = {}
         if path.exists():
-            held = files.read_json(path)
-            if held["config"] != self.settings:
-                raise border.ConfigError(
-                    f"{path} holds results of another config: choose a new --workdir"
-                )
-            self.rows = held["methods"]
+            self.rows = files.read_json(path)["methods"]
 
     def keep(self, name: str, compute: Callable[[], dict[str, Any]]) -> None:
         """Computes a row unless it is there, and writes it."""
@@ -212,8 +206,7 @@ class _Store:
             return
         began = time.monotonic()
         self.rows[name] = compute()
-        held = {"config": self.settings, "methods": self.rows}
-        files.write_json(self.path, held)
+        files.write_json(self.path, {"methods": self.rows})
         row = self.rows[name]
         print(
             f"{name}: {row['accuracy']:.3f} right, {time.monotonic() - began:.0f} s",

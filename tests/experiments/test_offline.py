@@ -89,7 +89,8 @@ def test_a_collection_goes_on_and_gives_one_log(begun, tmp_path):
     records = list(logs.read(whole / "log.jsonl.gz"))
     assert len(records) == 100 and len({r.task for r in records}) == 50
     assert all(r.log_probs is not None and len(r.log_probs) for r in records)
-    with pytest.raises(border.ConfigError, match="answers of another config"):
+    assert json.loads((whole / "config.json").read_text())["versions"]["jax"]
+    with pytest.raises(RunError, match="temperature: 1.0 there, 0.5 here"):
         run("collect", whole, *more, "--config.temperature=0.5")
 
 

@@ -1,13 +1,14 @@
 """V that a run writes is V that a search reads; a search goes on where it stopped."""
 
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import critic, offline, search, search_methods
+from experiments import border, critic, offline, search, search_methods
 from experiments import oreo as oreo_main
 from experiments.border import ConfigError
 from experiments.configs import oreo as oreo_config
@@ -23,6 +24,7 @@ from rljax.policy import texts
 from rljax.search import values
 from rljax.search.steps import Sizes, Steps
 from rljax.text import tokenizer as tokenizers
+from rljax.training.files import RunError
 from rljax.types import Episode
 
 CHARACTERS = "\n #*+-0123456789=?"
@@ -180,8 +182,32 @@ def test_searches_and_goes_on(run, tmp_path, capsys, monkeypatch):
     for row in (*rows.values(), *again.values()):
         del row["seconds"]
     assert again == rows
-    with pytest.raises(ConfigError, match="another config"):
+    made = json.loads((tmp_path / "config.json").read_text())
+    assert made["versions"]["jax"] == jax.__version__ and "git" in made
+    with pytest.raises(RunError, match="rounds: 20 there, 3 here"):
         search.main(searched(run, rounds=3), str(tmp_path))
+
+
+def test_the_folder_of_something_else_is_left_alone(run, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="holds no run of ours"):
+        search.main(searched(run), str(tmp_path))
+    with pytest.raises(RunError, match="another config"):
+        search.main(searched(run), str(run))
+    assert not (run / "search.json").exists()
+    assert [one.name for one in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_wrong_beams_end_the_command_with_2(monkeypatch, capsys):
+    spec = pathlib.Path(search_config.__file__)
+    words = [f"--config={spec}:smoke", "--workdir=x", "--config.model.path=x"]
+    for given, shown in (("a", "('a',)"), ("(2.5,)", "(2.5,)"), ("True", "(True,)")):
+        monkeypatch.setattr("sys.argv", ["search", *words, f"--config.beams={given}"])
+        with pytest.raises(SystemExit) as ended:
+            border.run(search.main, "")
+        assert ended.value.code == 2
+        said = f"config.beams is {shown}: it must be whole numbers from 1 on"
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -189,6 +215,7 @@ def test_searches_and_goes_on(run, tmp_path, capsys, monkeypatch):
     [
         ({"rows": 3}, "config.rows"),
         ({"beams": (0,)}, "config.beams"),
+        ({"beams": ()}, "config.beams"),
         ({"delimiters": ("",)}, "config.delimiters"),
         ({"reading": "late"}, "reading"),
     ],
