@@ -4,8 +4,8 @@
         --workdir=runs/log --config.model.path=runs/sft/hf
 
 The workdir holds `log.jsonl.gz`, a line for each answer with its token ids and their
-log-probabilities, `summary.json` and `config.json`. What is there already is not sampled
-again: a collection that was stopped goes on, and gives the same log.
+log-probabilities, `summary.json` and `config.json`. What is there already is not
+sampled again: a collection that was stopped goes on, and gives the same log.
 """
 
 import pathlib

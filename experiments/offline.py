@@ -25,7 +25,7 @@ from experiments.starts import Start
 from rljax.agents import offline as agents
 from rljax.agents.base import NONFINITE_LIMIT
 from rljax.agents.offline import OfflineAgent, Optimizer
-from rljax.data import episodes, noise, packing
+from rljax.data import episodes, noise, packing, steps
 from rljax.data.logs import LogError
 from rljax.envs.verifiers import JudgeAll
 from rljax.models import hf_folder
@@ -123,6 +123,7 @@ def read_log(config: Any, start: Start, folder: pathlib.Path) -> list[Episode]:
             paths,
             start.tokenizer,
             template_of(start.tokenizer),
+            steps.split(reasoning.delimiters_of(config)),
             on_error=config.data.on_error,
             rejects=folder / REJECTS,
             longest=config.data.row_tokens or None,

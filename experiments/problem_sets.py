@@ -8,6 +8,7 @@ import numpy as np
 from experiments import judging, prompts
 from experiments.border import ConfigError, require
 from experiments.prompts import Judge
+from rljax.data import steps
 from rljax.envs.reasoning import arithmetic, countdown, problems
 from rljax.envs.reasoning.problems import Problem
 
@@ -25,6 +26,7 @@ class Kind(NamedTuple):
       judge: of answers in the form that the task asks for.
       verifiers: what `task.verifier` may be.
       readings: what `task.reading` may be; where it is empty, it is the first.
+      delimiters: texts that end a step, where `data.delimiters` is empty.
     """
 
     parts: Callable[[Any, Put], tuple[list[Problem], ...]]
@@ -33,6 +35,7 @@ class Kind(NamedTuple):
     judge: Judge
     verifiers: tuple[str, ...] = (judging.EXACT,)
     readings: tuple[str, ...] = (prompts.FORM,)
+    delimiters: tuple[str, ...] = steps.LINES
 
 
 def _arithmetic(task: Any, put: Put) -> tuple[list[Problem], ...]:
@@ -157,7 +160,7 @@ TASKS = {
         prompts.NUMBER,
         _VERIFIERS,
         _READINGS,
-    ),  # fmt: skip
+    ),
     "gym": Kind(_gym, None, problems.GSM8K_SYSTEM, prompts.NUMBER, ("gym",)),
     "math": Kind(
         _of_file(_math),
@@ -166,5 +169,6 @@ TASKS = {
         prompts.BOX,
         _VERIFIERS,
         _READINGS,
-    ),  # fmt: skip
+        steps.SENTENCES,
+    ),
 }

@@ -10,7 +10,7 @@ from experiments import border, judging, prompts
 from experiments.border import AT_LEAST_ONE, ConfigError, Limit, pick, require
 from experiments.problem_sets import TASKS
 from experiments.prompts import FORM, PROMPTS, STATED, Judge, Prompt
-from rljax.data import episodes
+from rljax.data import episodes, steps
 from rljax.envs import verifiers
 from rljax.envs.reasoning.problems import Problem
 from rljax.models.config import ModelConfig
@@ -94,6 +94,27 @@ def reading_of(task: Any) -> str:
         f"{' or '.join(kind.readings)} for task {task.name}",
     )  # fmt: skip
     return reading
+
+
+def delimiters_of(config: Any) -> tuple[str, ...]:
+    """Texts that end a step: `data.delimiters`, or the task's own where it is empty.
+
+    What learns from logs, what shows or ranks what it learnt, and what searches with it
+    all ask here, so that V is learnt and read at the same places.
+
+    Args:
+      config: with `task` and `data`; workdirs of earlier versions name no delimiters,
+        and have lines.
+
+    Raises:
+      ConfigError: for a delimiter that is no text, or no such task.
+    """
+    given = tuple(config.data.get("delimiters", steps.LINES))
+    require(
+        all(isinstance(text, str) and text for text in given), "data.delimiters",
+        given, "texts that end a step, or empty for those of the task",
+    )  # fmt: skip
+    return given or pick(TASKS, config.task.name, "task.name").delimiters
 
 
 def read_file(config: Any, tokens: Tokenizer, path: str) -> list[Problem]:

@@ -106,10 +106,7 @@ def _check(config: Any) -> None:
         bool(config.beams) and all(type(b) is int and b >= 1 for b in config.beams),
         "beams", tuple(config.beams), "whole numbers from 1 on",
     )  # fmt: skip
-    border.require(
-        bool(config.delimiters) and all(config.delimiters), "delimiters",
-        config.delimiters, "texts that end a step",
-    )  # fmt: skip
+    reasoning.delimiters_of(config)
     border.require(
         config.rows >= max(config.beams) ** 2, "rows", config.rows,
         f"at least {max(config.beams) ** 2}, the candidates of one problem",

@@ -77,7 +77,8 @@ def greedy(setting: Setting) -> Outcome:
 def beam(setting: Setting, beams: int) -> Outcome:
     """Beam search by V, with as many samples a beam as beams."""
     config, start, began = setting.config, setting.start, time.monotonic()
-    ends, strings = delimiters(start.tokenizer, config.delimiters, start.eos_ids)
+    texts = reasoning.delimiters_of(config)
+    ends, strings = delimiters(start.tokenizer, texts, start.eos_ids)
     try:
         sampler = steps.make(
             setting.params, start.config, _sizes(setting), end_ids=start.eos_ids,

@@ -83,6 +83,9 @@ def shared(scale: str, scales: Sequence[str] = SCALES) -> config_dict.ConfigDict
     # sft alone: the task's own solutions.
     config.data.path = ""
     config.data.on_error = "stop"  # or skip: bad lines go to rejects.jsonl
+    # Texts that end a step of an answer, where the log has no steps of its own. Empty:
+    # the ends of lines, and for math those of sentences too: "\\n", ". ", ".$ ".
+    config.data.delimiters = ()
     config.data.row_tokens = 256  # texts are packed into rows; 0: the longest text's
     config.data.batch_size = 128  # episodes, pairs or answers of an update
     config.data.epochs = 1

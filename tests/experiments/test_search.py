@@ -2,13 +2,15 @@
 
 import json
 import pathlib
+import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import border, critic, offline, search, search_methods
+from experiments import border, critic, offline, reasoning, search, search_methods
 from experiments import oreo as oreo_main
 from experiments.border import ConfigError
 from experiments.configs import oreo as oreo_config
@@ -216,7 +218,7 @@ def test_wrong_beams_end_the_command_with_2(monkeypatch, capsys):
         ({"rows": 3}, "config.rows"),
         ({"beams": (0,)}, "config.beams"),
         ({"beams": ()}, "config.beams"),
-        ({"delimiters": ("",)}, "config.delimiters"),
+        ({"data": {"delimiters": ("",)}}, "config.data.delimiters"),
         ({"reading": "late"}, "reading"),
     ],
 )
@@ -231,6 +233,26 @@ def test_interval():
     assert low == pytest.approx(0.2553, abs=1e-4)
     assert high == pytest.approx(0.3662, abs=1e-4)
     assert search.interval(0, 9)[0] == 0
+
+
+def test_steps_end_where_v_was_learnt(monkeypatch):
+    class AskedError(Exception):
+        pass
+
+    def asked(tokenizer, texts, end_ids):
+        raise AskedError(texts)
+
+    monkeypatch.setattr(search_methods, "delimiters", asked)
+    for name, given in (("arithmetic", ()), ("math", ()), ("math", ("; ",))):
+        learnt, config = oreo_config.get_config("smoke"), searched(pathlib.Path("x"))
+        for one in (learnt, config):
+            one.task.name, one.data.delimiters = name, given
+        setting: Any = types.SimpleNamespace(
+            config=config, start=types.SimpleNamespace(tokenizer=None, eos_ids=())
+        )
+        with pytest.raises(AskedError) as found:
+            search_methods.beam(setting, 2)
+        assert found.value.args == (reasoning.delimiters_of(learnt),)
 
 
 def test_delimiters(start):
