@@ -71,6 +71,8 @@ class Method(NamedTuple):
       name: in words.
       extras: (start, state at the end) -> what writes more into the exported folder.
       begun: start -> trees of networks that begin elsewhere than at the reference.
+      longest: the log's episodes -> most tokens of a text that `compose` makes of them;
+        None where it makes none.
     """
 
     items: Callable[[list[Episode], int], list[packing.Item]]
@@ -79,6 +81,7 @@ class Method(NamedTuple):
     compose: packing.Compose = packing.as_they_are
     extras: Callable[[Start, agents.State], list[hf_folder.Extra]] = lambda *_: []
     begun: Callable[[Start], dict[str, Params]] = lambda start: {}
+    longest: Callable[[Sequence[Episode]], int] | None = None
 
 
 def single(log: list[Episode], seed: int) -> list[packing.Item]:
@@ -312,6 +315,13 @@ def _as_program(agent: OfflineAgent, state, batch):
 
 def _plan(config, method: Method, log: list[Episode], num_devices: int) -> packing.Plan:
     data = config.data
+    if method.longest is not None and data.row_tokens:  # not as the seed will have it
+        needed = method.longest(log)
+        border.require(
+            needed <= data.row_tokens, "data.row_tokens", data.row_tokens,
+            f"0, or at least {needed}: {method.name} reads any answer of the log after "
+            "any prompt, and the longest of each have so many tokens together",
+        )  # fmt: skip
     try:
         return packing.make_plan(
             method.items(log, config.seed), data.batch_size, data.epochs, config.seed,
