@@ -190,6 +190,23 @@ def test_searches_and_goes_on(run, tmp_path, capsys, monkeypatch):
         search.main(searched(run, rounds=3), str(tmp_path))
 
 
+def test_turns_are_played_as_the_documentation_says(start, run):
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "offline.md").read_text()
+    code = page.split("\n## Turns\n")[1].split("```python\n")[1].split("```")[0]
+    texts = [start.tokenizer(text)["input_ids"] for text in ("1+1=?\n", "12+1=?\n")]
+    names: dict[str, Any] = {"folder": str(run / "hf"), "texts": texts}
+    exec(code, names)
+    found, played = names["found"], names["played"]
+    assert found.values.shape == (2, 5) and np.isfinite(found.values).all()
+    finished = found.steps.finished.reshape(2, 5)
+    for n, turn in enumerate(played):
+        if turn is None:
+            assert not finished[n].any()
+            continue
+        assert turn[-1] == start.eos_ids[0]
+        assert found.values[n, found.best[n]] == found.values[n, finished[n]].max()
+
+
 def test_the_folder_of_something_else_is_left_alone(run, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="holds no run of ours"):
