@@ -41,42 +41,7 @@ def shared(scale: str, scales: Sequence[str] = SCALES) -> config_dict.ConfigDict
     config.lora.alpha = 32.0
     config.lora.targets = ()  # matrices, as PEFT calls them; none: all of a layer
 
-    config.task = config_dict.ConfigDict()
-    # countdown; gsm8k, math: their files at task.train, task.test; gym
-    config.task.name = "arithmetic"
-    config.task.gym = "chain_sum"  # with task.name=gym: the dataset of reasoning-gym
-    # How a question is put: line (it and the end of its line), question (as it is),
-    # deepseek_math, chat (the tokenizer's template, the system message of the task).
-    config.task.prompt = "line"
-    # Where a response's answer is. form: where it is asked for, after "####" or in a
-    # box. stated: in its last box, after its last "he answer is", or its last number.
-    # Empty: stated for gsm8k and math, as in the paper; form for others.
-    config.task.reading = ""
-    # exact: the task's own, in this process. math_verify, for gsm8k and math: SymPy
-    # says what is equal, in processes of which one that takes too long is ended. gym,
-    # for gym: a score of 1, in such processes.
-    config.task.verifier = "exact"
-    config.task.verifier_workers = 2
-    config.task.verifier_seconds = 10.0  # for an answer
-    config.task.train = config.task.test = ""  # no test: test_size of train, by seed
-    config.task.solved_size = 4_000  # problems with written solutions, for sft
-    config.task.drills = 0  # of arithmetic, solved sums beside them: see `drills`
-    config.task.train_size = 2_000  # others, to collect answers to; 0 of a file: all
-    config.task.dev_size = 500  # problems to choose settings with
-    config.task.test_size = 1_000  # 0: all of the file test; without one, none
-    config.task.seed = 1  # of problems that are drawn
-    config.task.largest = 20  # number of a problem
-    config.task.operations = (3, 5)  # of arithmetic
-    config.task.factor = 5
-    config.task.numbers = (3, 4)  # of countdown
-    config.task.target = (10, 100)
-    # Habits of those who wrote arithmetic's solutions; see `arithmetic.Config`.
-    config.task.merged = 0.0
-    config.task.careless = 0.0
-    config.task.hasty = 0.0
-    config.task.modulus = 0  # what results are taken modulo; 0: as they are
-    config.task.products = 0.35  # chance of a product, where one may stand
-    config.task.signs = "+-"  # between the others: +-, + or -
+    config.task = task()
 
     config.data = config_dict.ConfigDict()
     # A log, or several with a comma between two, read one after the other; empty, for
@@ -180,6 +145,47 @@ def _scale(config: config_dict.ConfigDict, scale: str) -> None:
         # All that `collect` may write. The paper has 2,048, and cuts off what is more.
         row = config.eval.prompt_tokens + config.eval.max_tokens
         config.data.row_tokens = 4_096 if scale == "minicpm_2b" else row
+
+
+def task() -> config_dict.ConfigDict:
+    """What is asked, how it is put, and who says what is right."""
+    config = config_dict.ConfigDict()
+    # countdown; gsm8k, math: their files at task.train, task.test; gym
+    config.name = "arithmetic"
+    config.gym = "chain_sum"  # with task.name=gym: the dataset of reasoning-gym
+    # How a question is put: line (it and the end of its line), question (as it is),
+    # deepseek_math, chat (the tokenizer's template, the system message of the task).
+    config.prompt = "line"
+    # Where a response's answer is. form: where it is asked for, after "####" or in a
+    # box. stated: in its last box, after its last "he answer is", or its last number.
+    # Empty: stated for gsm8k and math, as in the paper; form for others.
+    config.reading = ""
+    # exact: the task's own, in this process. math_verify, for gsm8k and math: SymPy
+    # says what is equal, in processes of which one that takes too long is ended. gym,
+    # for gym: a score of 1, in such processes.
+    config.verifier = "exact"
+    config.verifier_workers = 2
+    config.verifier_seconds = 10.0  # for an answer
+    config.train = config.test = ""  # no test: test_size of train, by seed
+    config.solved_size = 4_000  # problems with written solutions, for sft
+    config.drills = 0  # of arithmetic, solved sums beside them: see `drills`
+    config.train_size = 2_000  # others, to collect answers to; 0 of a file: all
+    config.dev_size = 500  # problems to choose settings with
+    config.test_size = 1_000  # 0: all of the file test; without one, none
+    config.seed = 1  # of problems that are drawn
+    config.largest = 20  # number of a problem
+    config.operations = (3, 5)  # of arithmetic
+    config.factor = 5
+    config.numbers = (3, 4)  # of countdown
+    config.target = (10, 100)
+    # Habits of those who wrote arithmetic's solutions; see `arithmetic.Config`.
+    config.merged = 0.0
+    config.careless = 0.0
+    config.hasty = 0.0
+    config.modulus = 0  # what results are taken modulo; 0: as they are
+    config.products = 0.35  # chance of a product, where one may stand
+    config.signs = "+-"  # between the others: +-, + or -
+    return config
 
 
 def drift() -> config_dict.ConfigDict:
