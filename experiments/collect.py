@@ -4,8 +4,8 @@
         --workdir=runs/log --config.model.path=runs/sft/hf
 
 The workdir holds `log.jsonl.gz`, a line for each answer with its token ids and their
-log-probabilities, and `summary.json`. What is there already is not sampled again: a
-collection that was stopped goes on, and gives the same log.
+log-probabilities, `summary.json` and `config.json`. What is there already is not
+sampled again: a collection that was stopped goes on, and gives the same log.
 """
 
 import pathlib
@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from experiments import border, reasoning, starts
+from experiments import border, judging, reasoning, starts
 from experiments.border import AT_LEAST_ONE, Limit
 from rljax.data import episodes, logs
 from rljax.data.record import Record
-from rljax.envs import verifiers
+from rljax.envs.reasoning.problems import Problem
+from rljax.envs.verifiers import JudgeAll
 from rljax.training import files
+from rljax.training import workdir as workdir_lib
 
 LIMITS = {
     "problems": Limit(0),
@@ -38,14 +40,23 @@ def main(config: Any, workdir: str) -> None:
     start = starts.choose_start(config)
     task = reasoning.make_task(config, start.tokenizer)
     asked = reasoning.part(task, config.split, "split", config.problems)
-    judge = verifiers.in_turn(task.judge.verify)
+    with judging.open_judge(config, task.judge.verify) as judge:
+        _collect(config, pathlib.Path(workdir), start, asked, judge)
+
+
+def _collect(
+    config: Any,
+    folder: pathlib.Path,
+    start: starts.Start,
+    asked: list[Problem],
+    judge: JudgeAll,
+) -> None:
+    """Asks what is not there yet, and joins all parts to a log."""
     answerer = reasoning.make_answerer(
         start.config, start.tokenizer, judge, config.eval, start.eos_ids
     )
-    folder = pathlib.Path(workdir)
-    parts = folder / "parts"
-    parts.mkdir(parents=True, exist_ok=True)
-    _require_same(folder, config)
+    parts = workdir_lib.own(folder, config.to_dict()) / "parts"
+    parts.mkdir(exist_ok=True)
     params, began = start.weights(), time.monotonic()
     names = []
     for first in range(0, len(asked), config.chunk):
@@ -105,17 +116,6 @@ def _records(config, start: starts.Start, answerer, some, found) -> list[Record]
             )
         )
     return records
-
-
-def _require_same(folder: pathlib.Path, config: Any) -> None:
-    """A folder belongs to one config."""
-    record = folder / "config.json"
-    values = files.as_json(config.to_dict())
-    if record.exists() and files.read_json(record)["config"] != values:
-        raise border.ConfigError(
-            f"{folder} holds answers of another config: choose a new --workdir"
-        )
-    files.write_json(record, {"config": values})
 
 
 if __name__ == "__main__":

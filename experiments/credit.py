@@ -25,10 +25,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import config_dict
 
-from experiments import border, credit_view, methods, offline, run, starts
+from experiments import border, credit_view, methods, offline, reasoning, run, starts
 from rljax.agents import offline as agents
 from rljax.agents.offline import OfflineAgent, Reading
-from rljax.data import episodes, logs, packing
+from rljax.data import episodes, logs, packing, steps
 from rljax.training import checkpoint, credit_page
 from rljax.training.files import RunError, read_json
 from rljax.types import Episode
@@ -109,6 +109,23 @@ def open_run(workdir: str) -> Run:
     return Run(name, update, start, agent, state, method.name, agent.reference, config)
 
 
+def load(found: Run, path: str) -> list[Episode]:
+    """The episodes of a log, in the steps that a run learnt by.
+
+    Args:
+      found: the run.
+      path: of the log; several with a comma between two.
+
+    Raises:
+      LogError: as of `episodes.load`.
+    """
+    tokens = found.start.tokenizer
+    split = steps.split(reasoning.delimiters_of(found.config))
+    template, end_id = offline.template_of(tokens), found.start.eos_ids[0]
+    paths = logs.named(path)
+    return episodes.load(paths, tokens, template, split, end_id=end_id).episodes
+
+
 def read(found: Run, log: Sequence[Episode]) -> list[Reading]:
     """What the run thinks of episodes, in their order.
 
@@ -161,12 +178,7 @@ def _parser() -> argparse.ArgumentParser:
 def _write(given: argparse.Namespace) -> None:
     found = open_run(given.workdir)
     tokens = found.start.tokenizer
-    log = episodes.load(
-        logs.named(given.data),
-        tokens,
-        offline.template_of(tokens),
-        end_id=found.start.eos_ids[0],
-    ).episodes
+    log = load(found, given.data)
     some = log
     if given.task is not None:
         some = [episode for episode in log if episode.task == given.task]

@@ -22,6 +22,12 @@ def _math_verify() -> Verify:
     return math_verified.verify
 
 
+def _math_verify_stated() -> Verify:
+    from rljax.envs import math_verified
+
+    return math_verified.stated
+
+
 def _gym() -> Verify:
     from rljax.envs.reasoning import gym
 
@@ -35,6 +41,8 @@ PACKAGES: dict[str, tuple[str, Callable[[], Verify]]] = {
 }
 # Where a package reads answers that the task's own verifier does not.
 ANSWERED: dict[str, Answered] = {"math_verify": verifiers.marked_or_boxed}
+# Those that look for answers where `verifiers.stated` does, in the places of others.
+_STATED = {"math_verify": ("math", _math_verify_stated)}
 
 
 @contextlib.contextmanager
@@ -58,7 +66,8 @@ def open_judge(config: Any, exact: Verify) -> Iterator[JudgeAll]:
         yield verifiers.in_turn(exact)
         return
     border.limits(config, LIMITS)
-    extra, find = pick(PACKAGES, name, "task.verifier")
+    known = PACKAGES | (_STATED if exact is verifiers.stated else {})
+    extra, find = pick(known, name, "task.verifier")
     verify = imported("task.verifier", name, extra, find)
     with contextlib.ExitStack() as stack:
         pool = verifier_pool.open_pool(

@@ -33,7 +33,10 @@ def method_of(config: Any) -> offline.Method:
             axis_name,
         )
 
-    return offline.Method(offline.single, make, "KTO", pairs.with_mismatched)
+    return offline.Method(
+        offline.single, make, "KTO", pairs.with_mismatched,
+        longest=pairs.longest_mismatched,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

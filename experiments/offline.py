@@ -13,6 +13,7 @@ import numpy as np
 from experiments import (
     border,
     drift,
+    judging,
     networks,
     offline_end,
     parts,
@@ -25,9 +26,9 @@ from experiments.starts import Start
 from rljax.agents import offline as agents
 from rljax.agents.base import NONFINITE_LIMIT
 from rljax.agents.offline import OfflineAgent, Optimizer
-from rljax.data import episodes, logs, noise, packing
+from rljax.data import episodes, logs, noise, packing, steps
 from rljax.data.logs import LogError
-from rljax.envs import verifiers
+from rljax.envs.verifiers import JudgeAll
 from rljax.models import hf_folder
 from rljax.text import chat
 from rljax.text.template import Template
@@ -71,6 +72,8 @@ class Method(NamedTuple):
       name: in words.
       extras: (start, state at the end) -> what writes more into the exported folder.
       begun: start -> trees of networks that begin elsewhere than at the reference.
+      longest: the log's episodes -> most tokens of a text that `compose` makes of them;
+        None where it makes none.
     """
 
     items: Callable[[list[Episode], int], list[packing.Item]]
@@ -79,6 +82,7 @@ class Method(NamedTuple):
     compose: packing.Compose = packing.as_they_are
     extras: Callable[[Start, agents.State], list[hf_folder.Extra]] = lambda *_: []
     begun: Callable[[Start], dict[str, Params]] = lambda start: {}
+    longest: Callable[[Sequence[Episode]], int] | None = None
 
 
 def single(log: list[Episode], seed: int) -> list[packing.Item]:
@@ -119,6 +123,7 @@ def read_log(config: Any, start: Start, folder: pathlib.Path) -> list[Episode]:
             logs.named(config.data.path),
             start.tokenizer,
             template_of(start.tokenizer),
+            steps.split(reasoning.delimiters_of(config)),
             on_error=config.data.on_error,
             rejects=folder / REJECTS,
             longest=config.data.row_tokens or None,
@@ -172,6 +177,20 @@ def train(
     parallel = run.parallel_of(config)
     start = starts.choose_start(config)
     task = reasoning.make_task(config, start.tokenizer)
+    with judging.open_judge(config, task.judge.verify) as judge:
+        _train(config, folder, method, log_of, parallel, start, task, judge)
+
+
+def _train(
+    config: Any,
+    folder: str,
+    method: Method,
+    log_of: Callable[[Start, reasoning.Task, pathlib.Path], list[Episode]],
+    parallel: devices.Parallel,
+    start: Start,
+    task: reasoning.Task,
+    judge: JudgeAll,
+) -> None:
     begun = _begun(config, start, method)
     # Into a folder of its own: the workdir may be another run's, and is opened later.
     with tempfile.TemporaryDirectory() as spare:
@@ -184,7 +203,7 @@ def train(
     watch = drift.make(
         config, start.texts, agent, log, start.config.vocab_size, weights, begun
     )
-    evaluate = _evaluate(config, task, start, agent, watch)
+    evaluate = _evaluate(config, task, start, judge, agent, watch)
     nets = networks.make(agent, weights, begun)
     del weights, begun  # held by nets until the state is made
     record = config.to_dict() | nets.digests | {"log_digest": _digest(log)}
@@ -254,9 +273,10 @@ def _iterate(
     return iterate
 
 
-def _evaluate(config, task, start, agent, watch) -> Callable[..., dict]:
+def _evaluate(
+    config, task, start, judge: JudgeAll, agent, watch
+) -> Callable[..., dict]:
     """Greedy answers to the problems of a split, and drift on the log."""
-    judge = verifiers.in_turn(task.judge.verify)
     answerer = reasoning.make_answerer(
         start.config, start.tokenizer, judge, config.eval, start.eos_ids
     )
@@ -316,6 +336,13 @@ def plan_of(
       ConfigError: if there is nothing to learn from, or sizes do not fit.
     """
     data = config.data
+    if method.longest is not None and data.row_tokens:  # not as the seed will have it
+        needed = method.longest(log)
+        border.require(
+            needed <= data.row_tokens, "data.row_tokens", data.row_tokens,
+            f"0, or at least {needed}: {method.name} reads any answer of the log after "
+            "any prompt, and the longest of each have so many tokens together",
+        )  # fmt: skip
     try:
         return packing.make_plan(
             method.items(log, config.seed), data.batch_size, data.epochs, config.seed,

@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments import border, offline, starts
 from experiments import critic as critic_lib
-from experiments.border import POSITIVE, ConfigError, Limit, pick
+from experiments.border import POSITIVE, ConfigError, pick
 from rljax.agents import oreo
 from rljax.losses import oreo as losses
 from rljax.models import lora
@@ -22,6 +22,8 @@ LEVELS = {
     "step": losses.by_step,
     "response": losses.by_answer,
 }
+# Wang et al., 2024 (arXiv:2412.16145), section 6, each out of 0.01, 0.1 and 0.3.
+KL_WEIGHTS = {"token": 0.01, "step": 0.1, "response": 0.3}
 ACTOR_LOSSES = {
     "own_action": losses.actor_loss,
     "full_gradient": losses.full_gradient_actor_loss,
@@ -52,17 +54,37 @@ VALUES = {"own_trunk": _own_trunk, "shared_trunk": _shared_trunk, "adapter": _ad
 
 def main(config: Any, workdir: str) -> None:
     """Runs what the config says."""
+    if config.kl_weight is None:  # the run's record has the number
+        config = config.copy_and_resolve_references()
+        config.kl_weight = kl_weight_of(config)
+        print(f"kl_weight: {config.kl_weight}, the paper's at level {config.level}")
     offline.train_on_log(config, workdir, method_of(config))
+
+
+def kl_weight_of(config: Any) -> float:
+    """`kl_weight`, or the paper's of the level where that is None.
+
+    Raises:
+      ConfigError: for another level, or a weight that cannot be.
+    """
+    given = config.kl_weight
+    if given is None:
+        return pick(KL_WEIGHTS, config.level, "level")
+    border.require(
+        isinstance(given, int | float) and given >= 0, "kl_weight", given,
+        "at least 0, or None for the paper's of the level",
+    )  # fmt: skip
+    return float(given)
 
 
 def method_of(config: Any) -> offline.Method:
     """The method with the settings of a config."""
     limits = {
         "beta": POSITIVE,
-        "kl_weight": Limit(0),
         "critic.learning_rate": POSITIVE,
     }
     border.limits(config, limits)
+    kl_weight = kl_weight_of(config)
     actor = offline.optimizer_of(config.optimizer)
     critic = dataclasses.replace(
         actor, learning_rate=config.critic.learning_rate, wait=0.0
@@ -74,7 +96,7 @@ def method_of(config: Any) -> offline.Method:
     def make(start, updates, axis_name):
         settings = oreo.Config(
             beta=config.beta,
-            kl_weight=config.kl_weight,
+            kl_weight=kl_weight,
             updates=updates,
             actor=actor,
             critic=critic,

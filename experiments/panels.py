@@ -14,10 +14,13 @@ from experiments import (
     parts,
     playground,
     ppo_glam,
+    prompts,
     reasoning,
     sac_glam,
     starts,
 )
+from experiments.configs import offline
+from experiments.configs import playground as playground_configs
 from rljax.agents import ppo_glam as ppo_agent
 from rljax.agents import sac_glam as sac_agent
 from rljax.agents.base import Agent, with_frozen
@@ -27,6 +30,9 @@ from rljax.text.tokenizer import Tokenizer
 from rljax.training import checkpoint, evaluate, workdir
 from rljax.training.files import RunError, read_json
 from rljax.types import PyTree
+
+# Settings of a task that say who judges: the first run's judge both.
+_JUDGING = ("reading", "verifier", "verifier_workers", "verifier_seconds")
 
 
 class Policy(NamedTuple):
@@ -114,7 +120,12 @@ def _require_same(home: dict[str, Any], policy: Policy, part: str) -> None:
             "that learn reasoning, or runs on Playground-Text"
         )
     here, there = (
-        workdir.flatten(_config(x).to_dict()[part]) for x in (home, policy.config)
+        {
+            key: value
+            for key, value in workdir.flatten(_config(x).to_dict()[part]).items()
+            if key not in _JUDGING
+        }
+        for x in (home, policy.config)
     )
     wrong = sorted(
         f"{part}.{key} is {there.get(key)!r} there, {here.get(key)!r} here"
@@ -264,9 +275,32 @@ def _agent(config: Any, task: playground.Task) -> Agent:
     return ppo_agent.make(task.networks, task.read, settings)
 
 
+# As all were asked and judged before there were such settings.
+_BEFORE = {"prompt": "line", "reading": prompts.FORM}
+
+
 def _config(values: dict[str, Any]) -> config_dict.ConfigDict:
-    """Settings of a run, as its record has them."""
+    """Settings of a run, as its record has them; what it does not have, as by default.
+
+    A setting that came later has the default with which a run does what it did before.
+    """
     config = config_dict.ConfigDict(values)
-    if "task" in config and "prompt" not in config.task:
-        config.task.prompt = "line"  # as all were asked by earlier versions
+    if "task" in config:
+        known = offline.shared("arithmetic")
+        known.task.update(_BEFORE)
+        groups = ("task", "model", "eval", "lora")
+    else:
+        known = playground_configs.shared("quickstart")
+        groups = ("env", "model", "lora", "warm_start", "eval")
+    for group in groups:
+        _fill(config, group, known[group])
     return config
+
+
+def _fill(config: Any, group: str, known: Any) -> None:
+    """Takes the settings of a group that are missing from what is known."""
+    if group not in config:
+        config[group] = known
+    for key in known:
+        if key not in config[group]:
+            config[group][key] = known[key]

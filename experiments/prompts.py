@@ -33,13 +33,15 @@ class Judge(NamedTuple):
     answered: verifiers.Answered
 
 
+FORM = "form"  # the `task.reading` of answers in the form that is asked for
 NUMBER = Judge(
     verifiers.final_number, verifiers.number_of, operator.eq, verifiers.marked
 )
 BOX = Judge(verifiers.boxed, latex.last_boxed, latex.equal, verifiers.closed_box)
 EXPRESSION = Judge(countdown.verify, countdown.given_in, operator.eq, verifiers.marked)
-# DeepSeekMath is asked for a box whatever the problems are, and judged by its own
-# evaluation (Wang et al., 2024, arXiv:2412.16145).
+# As DeepSeekMath's evaluation finds answers, in the paper whatever the prompt is (Wang
+# et al., 2024, arXiv:2412.16145). Its own prompt asks for a box in all tasks, and so is
+# always read thus.
 STATED = Judge(
     verifiers.stated, verifiers.stated_in, latex.equal, verifiers.boxed_or_told
 )

@@ -24,9 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import border, credit, offline, run
+from experiments import border, credit, run
 from rljax.agents.offline import Reading
-from rljax.data import episodes
 from rljax.envs.reasoning import arithmetic
 from rljax.training import ranking
 from rljax.training.files import RunError, write_json
@@ -203,12 +202,7 @@ def _rank(given: argparse.Namespace) -> None:
     if "beta" not in found.config or "critic" not in found.config:
         raise RunError(f"{given.workdir} has no V: give the workdir of a run of oreo")
     tokens = found.start.tokenizer
-    log = episodes.load(
-        given.data,
-        tokens,
-        offline.template_of(tokens),
-        end_id=found.start.eos_ids[0],
-    ).episodes
+    log = credit.load(found, given.data)
     if given.problems:
         names = set(list(dict.fromkeys(one.task for one in log))[: given.problems])
         log = [one for one in log if one.task in names]
@@ -248,12 +242,25 @@ def _lines(one: Episode, tokenizer: Any) -> list[str]:
         ).strip()
         for number in np.unique(one.step[one.action])
     ]
-    if any("\n" in text for text in texts):
+    whole = "\n".join(texts)
+    if any("\n" in text for text in texts) or _shown_lines(one, tokenizer) != whole:
         raise ValueError(
-            f"line {one.line} of the log has steps of more than a line: leave `step` "
-            "and `steps` out of it"
+            f"line {one.line} of the log has steps of more than a line, or of less: "
+            "leave `step` and `steps` out of it, and rank a run whose data.delimiters "
+            "are the ends of lines"
         )
     return texts if any(texts) else []
+
+
+def _shown_lines(one: Episode, tokenizer: Any) -> str:
+    """The lines of an answer that show something, without space at their ends."""
+    whole = tokenizer.decode(
+        one.ids[one.action].tolist(),
+        skip_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+    )
+    lines = [line.strip() for line in whole.split("\n")]
+    return "\n".join(line for line in lines if line)
 
 
 def _plain(found: Any) -> Any:

@@ -8,10 +8,10 @@ import numpy as np
 
 from experiments import border, judging, prompts
 from experiments.border import AT_LEAST_ONE, ConfigError, Limit, pick, require
-from experiments.prompts import PROMPTS, Judge, Prompt
-from rljax.data import episodes
+from experiments.problem_sets import TASKS
+from experiments.prompts import FORM, PROMPTS, STATED, Judge, Prompt
+from rljax.data import episodes, steps
 from rljax.envs import verifiers
-from rljax.envs.reasoning import arithmetic, countdown, problems
 from rljax.envs.reasoning.problems import Problem
 from rljax.models.config import ModelConfig
 from rljax.policy import decode
@@ -29,7 +29,6 @@ LIMITS = {
     "eval.prompt_tokens": AT_LEAST_ONE,
     "eval.max_tokens": AT_LEAST_ONE,
 }
-Put = Callable[[Problem], Problem]  # a question as a policy is asked it
 CHUNK = 256  # problems between two looks for a signal
 
 
@@ -50,25 +49,6 @@ class Answers(NamedTuple):
     log_probs: list[np.ndarray]  # float32 [tokens]
     stopped: np.ndarray  # bool [N], it ended by itself
     right: np.ndarray  # bool [N]; an answer that did not end is wrong
-
-
-class Kind(NamedTuple):
-    """Where problems are from.
-
-    Attributes:
-      parts: (`config.task`, what puts a problem) -> solved, train, dev and test.
-      file: the problems of a file, their prompts the questions alone; None where there
-        are no files.
-      system: says in a chat how an answer ends.
-      judge: of answers.
-      verifiers: what `task.verifier` may be.
-    """
-
-    parts: Callable[[Any, Put], tuple[list[Problem], ...]]
-    file: Callable[[str], list[Problem]] | None
-    system: str
-    judge: Judge
-    verifiers: tuple[str, ...] = (judging.EXACT,)
 
 
 def make_task(config: Any, tokens: Tokenizer) -> Task:
@@ -93,9 +73,50 @@ def make_task(config: Any, tokens: Tokenizer) -> Task:
     solved, train, dev, test = kind.parts(
         config.task, lambda problem: prompts.put(prompt, problem)
     )
-    judge = prompt.judge or kind.judge
-    answered = judging.ANSWERED.get(verifier, judge.answered)
+    own = prompt.judge or kind.judge
+    judge = own if reading_of(config.task) == FORM else STATED
+    ways = (judge.answered, own.answered, judging.ANSWERED.get(verifier))
+    answered = verifiers.any_of([way for way in ways if way is not None])
     return Task(solved, train, dev, test, judge._replace(answered=answered))
+
+
+def reading_of(task: Any) -> str:
+    """How answers are found in responses: `form` or `stated`.
+
+    Args:
+      task: `config.task`; workdirs of earlier versions say nothing, and read the form.
+
+    Raises:
+      ConfigError: if there is no such task, or it cannot be read so.
+    """
+    kind = pick(TASKS, task.name, "task.name")
+    reading = task.get("reading", FORM) or kind.readings[0]
+    require(
+        reading in kind.readings, "task.reading", reading,
+        f"{' or '.join(kind.readings)} for task {task.name}",
+    )  # fmt: skip
+    return reading
+
+
+def delimiters_of(config: Any) -> tuple[str, ...]:
+    """Texts that end a step: `data.delimiters`, or the task's own where it is empty.
+
+    What learns from logs, what shows or ranks what it learnt, and what searches with it
+    all ask here, so that V is learnt and read at the same places.
+
+    Args:
+      config: with `task` and `data`; workdirs of earlier versions name no delimiters,
+        and have lines.
+
+    Raises:
+      ConfigError: for a delimiter that is no text, or no such task.
+    """
+    given = tuple(config.data.get("delimiters", steps.LINES))
+    require(
+        all(isinstance(text, str) and text for text in given), "data.delimiters",
+        given, "texts that end a step, or empty for those of the task",
+    )  # fmt: skip
+    return given or pick(TASKS, config.task.name, "task.name").delimiters
 
 
 def read_file(config: Any, tokens: Tokenizer, path: str) -> list[Problem]:
@@ -132,128 +153,6 @@ def part(task: Task, name: str, key: str, most: int = 0) -> list[Problem]:
     found = pick(parts | {"dev": task.dev, "test": task.test}, name, key)
     require(bool(found), key, name, "a part with problems")
     return found[: most or None]
-
-
-def _arithmetic(task: Any, put: Put) -> tuple[list[Problem], ...]:
-    def split(sizes: dict[str, int]) -> dict[str, list[Problem]]:
-        settings = arithmetic.Config(
-            operations=tuple(task.operations),
-            largest=task.largest,
-            factor=task.factor,
-            merged=task.merged,
-            careless=task.careless,
-            hasty=task.hasty,
-            modulus=task.modulus,
-            products=task.products,
-            signs=task.signs,
-        )
-        sets = arithmetic.split(settings, task.seed, sizes)
-        drills = arithmetic.drills(settings, task.seed, task.drills)
-        return sets | {"solved": sets["solved"] + drills}
-
-    return _made(task, put, split)
-
-
-def _countdown(task: Any, put: Put) -> tuple[list[Problem], ...]:
-    def split(sizes: dict[str, int]) -> dict[str, list[Problem]]:
-        settings = countdown.Config(
-            numbers=tuple(task.numbers),
-            largest=task.largest,
-            target=tuple(task.target),
-        )
-        return countdown.split(settings, task.seed, sizes)
-
-    return _made(task, put, split)
-
-
-def _gym(task: Any, put: Put) -> tuple[list[Problem], ...]:
-    gym = judging.imported("task.name", "gym", "gym", _import_gym)
-    return _made(task, put, lambda sizes: gym.split(task.gym, task.seed, sizes))
-
-
-def _import_gym() -> Any:
-    from rljax.envs.reasoning import gym
-
-    return gym
-
-
-def _made(
-    task: Any, put: Put, split: Callable[[dict[str, int]], dict[str, list[Problem]]]
-) -> tuple[list[Problem], ...]:
-    """Parts of problems that are drawn, their prompts a line each."""
-    sizes = {
-        "test": task.test_size,
-        "dev": task.dev_size,
-        "solved": task.solved_size,
-        "train": task.train_size,
-    }
-    try:
-        sets = split(sizes)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"config.task: {error}") from error
-    return tuple(
-        [put(one._replace(prompt=one.prompt.removesuffix("\n"))) for one in sets[name]]
-        for name in ("solved", "train", "dev", "test")
-    )
-
-
-def _of_file(
-    read: Callable[[str], list[Problem]],
-) -> Callable[[Any, Put], tuple[list[Problem], ...]]:
-    def make(task, put):
-        require(bool(task.train), "task.train", task.train, "the path of a file")
-        try:
-            found = read(task.train)
-            held = read(task.test) if task.test else None
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"config.task: {error}") from error
-        found, held = map(put, found), None if held is None else [*map(put, held)]
-        found = list(found)
-        # Dealt by the seed, so that no part is one end of the file.
-        order = np.random.default_rng(task.seed).permutation(len(found))
-        found = [found[i] for i in order]
-        if held is None:
-            held, found = found[: task.test_size], found[task.test_size :]
-        elif 0 < task.test_size < len(held):
-            print(
-                f"{task.test}: the first {task.test_size:,} of {len(held):,} problems "
-                "are the test set; test_size=0 takes all"
-            )
-            held = held[: task.test_size]
-        dev, rest = found[: task.dev_size], found[task.dev_size :]
-        solved, train = rest[: task.solved_size], rest[task.solved_size :]
-        train = train[: task.train_size or None]
-        if not task.solved_size:  # as in the paper: all are for both
-            solved = train
-        require(
-            bool(train), "task.train", task.train,
-            "a file with more problems than dev_size, test_size and solved_size "
-            f"together, {task.dev_size + task.test_size + task.solved_size}",
-        )  # fmt: skip
-        return solved, train, dev, held
-
-    return make
-
-
-def _gsm8k(path: str) -> list[Problem]:
-    return problems.read_gsm8k(path, prompt=problems.question_only)
-
-
-def _math(path: str) -> list[Problem]:
-    return problems.read_math(path, problems.question_only)
-
-
-# Answers to arithmetic end as GSM8K's do.
-_MATH = (judging.EXACT, "math_verify")
-TASKS = {
-    "arithmetic": Kind(_arithmetic, None, problems.GSM8K_SYSTEM, prompts.NUMBER),
-    "countdown": Kind(_countdown, None, countdown.SYSTEM, prompts.EXPRESSION),
-    "gsm8k": Kind(
-        _of_file(_gsm8k), _gsm8k, problems.GSM8K_SYSTEM, prompts.NUMBER, _MATH
-    ),
-    "gym": Kind(_gym, None, problems.GSM8K_SYSTEM, prompts.NUMBER, ("gym",)),
-    "math": Kind(_of_file(_math), _math, problems.MATH_SYSTEM, prompts.BOX, _MATH),
-}
 
 
 class Answerer(NamedTuple):
@@ -322,7 +221,7 @@ def make_answerer(
         except ValueError as error:
             raise ConfigError(f"config.eval: {error}") from error
         ids = [row[said] for row, said in zip(found.ids, found.sampled, strict=True)]
-        right = _right(
+        right = judged(
             judge,
             [(asked[n // samples].answer, text(ids[n])) for n in range(len(ids))],
             found.stopped,
@@ -340,10 +239,19 @@ def make_answerer(
     return Answerer(ask, text)
 
 
-def _right(
+def judged(
     judge: verifiers.JudgeAll, pairs: Sequence[tuple[str, str]], stopped: np.ndarray
 ) -> np.ndarray:
-    """Which answers are right; those that did not end are not judged."""
+    """Which answers are right; those that did not end are not judged.
+
+    Args:
+      judge: says it; where it fails, an answer is wrong, and it is printed.
+      pairs: (true answer, response) of each.
+      stopped: bool [N], it ended by itself.
+
+    Returns:
+      bool [N].
+    """
     ended = np.flatnonzero(stopped).tolist()
     found = judge([pairs[n] for n in ended])
     failures = [one for one in found if isinstance(one, verifiers.Failure)]

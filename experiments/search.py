@@ -5,8 +5,8 @@
 
 Each beam search is compared with the best of N by V and with the majority of N, with N
 such that they generate as many tokens, and such that they take as many FLOPs, the
-critic's counted. The workdir holds `search.json`, a part for each method; what is there
-already is not computed again.
+critic's counted. The workdir holds `config.json` and `search.json`, a part for each
+method; what is there already is not computed again.
 """
 
 import pathlib
@@ -16,14 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from experiments import border, critic, reasoning, starts
+from experiments import border, critic, judging, reasoning, starts
 from experiments import search_methods as methods
 from experiments.border import AT_LEAST_ONE, Limit
 from experiments.search_methods import Outcome, Setting
+from rljax.envs.verifiers import JudgeAll
 from rljax.search import cost as cost_lib
 from rljax.search import values
 from rljax.search.cost import Cost
 from rljax.training import files
+from rljax.training import workdir as workdir_lib
 
 LIMITS = {
     "eval.problems": Limit(0),
@@ -38,10 +40,17 @@ READINGS = {"at_end": values.at_end, "one_early": values.one_early}
 
 def main(config: Any, workdir: str) -> None:
     """Runs what the config says."""
-    setting = _setting(config)
-    folder = pathlib.Path(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    store = _Store(folder / "search.json", config)
+    _check(config)
+    start = starts.choose_start(config)
+    task = reasoning.make_task(config, start.tokenizer)
+    with judging.open_judge(config, task.judge.verify) as judge:
+        _search(_setting(config, start, task, judge), config, workdir)
+
+
+def _search(setting: Setting, config: Any, workdir: str) -> None:
+    """All that is compared, as far as it is not there yet."""
+    folder = workdir_lib.own(workdir, config.to_dict())
+    store = _Store(folder / "search.json")
     store.keep("greedy", lambda: _row(setting, methods.greedy(setting)))
     for beams in config.beams:
         name = f"beam {beams}"
@@ -86,33 +95,35 @@ def _size_of(setting: Setting, kind: str, unit: str, row: dict, length: float) -
     return max(1, round((row["flops"] - each * prompt) / (each * length)))
 
 
-def _setting(config: Any) -> Setting:
+def _check(config: Any) -> None:
+    """Refuses settings that cannot be."""
     border.limits(config, LIMITS)
     border.require(
         bool(config.model.path), "model.path", config.model.path,
         "a policy with its V, such as hf/ of an oreo workdir",
     )  # fmt: skip
     border.require(
-        bool(config.beams) and all(b >= 1 for b in config.beams), "beams",
-        config.beams, "numbers from 1 on",
+        bool(config.beams) and all(type(b) is int and b >= 1 for b in config.beams),
+        "beams", tuple(config.beams), "whole numbers from 1 on",
     )  # fmt: skip
-    border.require(
-        bool(config.delimiters) and all(config.delimiters), "delimiters",
-        config.delimiters, "texts that end a step",
-    )  # fmt: skip
+    reasoning.delimiters_of(config)
     border.require(
         config.rows >= max(config.beams) ** 2, "rows", config.rows,
         f"at least {max(config.beams) ** 2}, the candidates of one problem",
     )  # fmt: skip
-    reading = border.pick(READINGS, config.reading, "reading")
-    start = starts.choose_start(config)
-    task = reasoning.make_task(config, start.tokenizer)
+    border.pick(READINGS, config.reading, "reading")
+
+
+def _setting(
+    config: Any, start: starts.Start, task: reasoning.Task, judge_all: JudgeAll
+) -> Setting:
     asked = reasoning.part(task, config.eval.split, "eval.split", config.eval.problems)
     judge, params = critic.load(config.model.path, start.config), start.weights()
     trunk = params if judge.params is None else judge.params
     judge = judge._replace(params=trunk)
     return Setting(
-        config, task, start, asked, params, judge, reading,
+        config, task, start, asked, judge_all, params, judge,
+        READINGS[config.reading],
         cost_lib.multiplied(params, start.config, logits=True),
         cost_lib.multiplied(trunk, judge.config, logits=False),
     )  # fmt: skip
@@ -179,18 +190,12 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 class _Store:
     """Results by method, on disk as soon as they are there."""
 
-    def __init__(self, path: pathlib.Path, config: Any):
-        """Reads what is there; another config's results are refused."""
+    def __init__(self, path: pathlib.Path):
+        """Reads what is there."""
         self.path = path
-        self.settings = files.as_json(config.to_dict())
         self.rows: dict[str, dict[str, Any]] = {}
         if path.exists():
-            held = files.read_json(path)
-            if held["config"] != self.settings:
-                raise border.ConfigError(
-                    f"{path} holds results of another config: choose a new --workdir"
-                )
-            self.rows = held["methods"]
+            self.rows = files.read_json(path)["methods"]
 
     def keep(self, name: str, compute: Callable[[], dict[str, Any]]) -> None:
         """Computes a row unless it is there, and writes it."""
@@ -198,8 +203,7 @@ class _Store:
             return
         began = time.monotonic()
         self.rows[name] = compute()
-        held = {"config": self.settings, "methods": self.rows}
-        files.write_json(self.path, held)
+        files.write_json(self.path, {"methods": self.rows})
         row = self.rows[name]
         print(
             f"{name}: {row['accuracy']:.3f} right, {time.monotonic() - began:.0f} s",

@@ -10,8 +10,8 @@ import numpy as np
 from experiments import critic, reasoning, starts
 from experiments.border import ConfigError
 from rljax.data import episodes
-from rljax.envs import verifiers
 from rljax.envs.reasoning.problems import Problem
+from rljax.envs.verifiers import JudgeAll
 from rljax.search import beam as beam_lib
 from rljax.search import best_of_k, steps, values
 from rljax.search.cost import Cost
@@ -25,6 +25,7 @@ class Setting(NamedTuple):
     task: reasoning.Task
     start: starts.Start
     asked: list[Problem]
+    judge: JudgeAll  # of answers
     params: Any  # of the policy
     critic: critic.Critic
     reading: values.Reading
@@ -76,7 +77,8 @@ def greedy(setting: Setting) -> Outcome:
 def beam(setting: Setting, beams: int) -> Outcome:
     """Beam search by V, with as many samples a beam as beams."""
     config, start, began = setting.config, setting.start, time.monotonic()
-    ends, strings = delimiters(start.tokenizer, config.delimiters, start.eos_ids)
+    texts = reasoning.delimiters_of(config)
+    ends, strings = delimiters(start.tokenizer, texts, start.eos_ids)
     try:
         sampler = steps.make(
             setting.params, start.config, _sizes(setting), end_ids=start.eos_ids,
@@ -96,18 +98,17 @@ def beam(setting: Setting, beams: int) -> Outcome:
             )  # fmt: skip
     except ValueError as error:
         raise ConfigError(f"config.eval: {error}") from error
-    right = [
-        one.answer is not None
-        and setting.task.judge.verify(
-            problem.answer, _text(setting)(one.answer.ids.tolist())
-        )
+    text = _text(setting)
+    pairs = [
+        (problem.answer, "" if one.answer is None else text(one.answer.ids.tolist()))
         for one, problem in zip(found, setting.asked, strict=True)
     ]
+    finished = [one.answer is not None for one in found]
+    right = reasoning.judged(setting.judge, pairs, np.array(finished)).tolist()
     cost = [
         one.cost.plus(Cost(0, len(ids), len(ids)))
         for one, ids in zip(found, asked, strict=True)
     ]
-    finished = [one.answer is not None for one in found]
     return Outcome(right, finished, cost, time.monotonic() - began)
 
 
@@ -225,9 +226,9 @@ def _critic(setting: Setting) -> values.Critic:
 
 
 def _answerer(setting: Setting) -> reasoning.Answerer:
-    start, judge = setting.start, verifiers.in_turn(setting.task.judge.verify)
+    start, room = setting.start, setting.config.eval
     return reasoning.make_answerer(
-        start.config, start.tokenizer, judge, setting.config.eval, start.eos_ids
+        start.config, start.tokenizer, setting.judge, room, start.eos_ids
     )
 
 

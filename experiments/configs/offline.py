@@ -41,37 +41,16 @@ def shared(scale: str, scales: Sequence[str] = SCALES) -> config_dict.ConfigDict
     config.lora.alpha = 32.0
     config.lora.targets = ()  # matrices, as PEFT calls them; none: all of a layer
 
-    config.task = config_dict.ConfigDict()
-    # countdown; gsm8k, math: their files at task.train, task.test
-    config.task.name = "arithmetic"
-    # How a question is put: line (it and the end of its line), question (as it is),
-    # deepseek_math, chat (the tokenizer's template, the system message of the task).
-    config.task.prompt = "line"
-    config.task.train = config.task.test = ""  # no test: test_size of train, by seed
-    config.task.solved_size = 4_000  # problems with written solutions, for sft
-    config.task.drills = 0  # of arithmetic, solved sums beside them: see `drills`
-    config.task.train_size = 2_000  # others, to collect answers to; 0 of a file: all
-    config.task.dev_size = 500  # problems to choose settings with
-    config.task.test_size = 1_000  # 0: all of the file test; without one, none
-    config.task.seed = 1  # of problems that are drawn
-    config.task.largest = 20  # number of a problem
-    config.task.operations = (3, 5)  # of arithmetic
-    config.task.factor = 5
-    config.task.numbers = (3, 4)  # of countdown
-    config.task.target = (10, 100)
-    # Habits of those who wrote arithmetic's solutions; see `arithmetic.Config`.
-    config.task.merged = 0.0
-    config.task.careless = 0.0
-    config.task.hasty = 0.0
-    config.task.modulus = 0  # what results are taken modulo; 0: as they are
-    config.task.products = 0.35  # chance of a product, where one may stand
-    config.task.signs = "+-"  # between the others: +-, + or -
+    config.task = task()
 
     config.data = config_dict.ConfigDict()
     # A log, or several with a comma between two, read one after the other; empty, for
     # sft alone: the task's own solutions.
     config.data.path = ""
     config.data.on_error = "stop"  # or skip: bad lines go to rejects.jsonl
+    # Texts that end a step of an answer, where the log has no steps of its own. Empty:
+    # the ends of lines, and for math those of sentences too: "\\n", ". ", ".$ ".
+    config.data.delimiters = ()
     config.data.row_tokens = 256  # texts are packed into rows; 0: the longest text's
     config.data.batch_size = 128  # episodes, pairs or answers of an update
     config.data.epochs = 1
@@ -161,9 +140,52 @@ def _scale(config: config_dict.ConfigDict, scale: str) -> None:
     if scale in PAPER:
         asked = {"qwen2.5_math_1.5b": "chat", "deepseekmath_7b": "deepseek_math"}
         config.task.prompt = asked.get(scale, "line")
-        config.data.row_tokens = 4_096 if scale == "minicpm_2b" else 2_048
         config.model.param_dtype = "bfloat16"  # stepped in float32
         config.eval.max_tokens = 2_048
+        # All that `collect` may write. The paper has 2,048, and cuts off what is more.
+        row = config.eval.prompt_tokens + config.eval.max_tokens
+        config.data.row_tokens = 4_096 if scale == "minicpm_2b" else row
+
+
+def task() -> config_dict.ConfigDict:
+    """What is asked, how it is put, and who says what is right."""
+    config = config_dict.ConfigDict()
+    # countdown; gsm8k, math: their files at task.train, task.test; gym
+    config.name = "arithmetic"
+    config.gym = "chain_sum"  # with task.name=gym: the dataset of reasoning-gym
+    # How a question is put: line (it and the end of its line), question (as it is),
+    # deepseek_math, chat (the tokenizer's template, the system message of the task).
+    config.prompt = "line"
+    # Where a response's answer is. form: where it is asked for, after "####" or in a
+    # box. stated: in its last box, after its last "he answer is", or its last number.
+    # Empty: stated for gsm8k and math, as in the paper; form for others.
+    config.reading = ""
+    # exact: the task's own, in this process. math_verify, for gsm8k and math: SymPy
+    # says what is equal, in processes of which one that takes too long is ended. gym,
+    # for gym: a score of 1, in such processes.
+    config.verifier = "exact"
+    config.verifier_workers = 2
+    config.verifier_seconds = 10.0  # for an answer
+    config.train = config.test = ""  # no test: test_size of train, by seed
+    config.solved_size = 4_000  # problems with written solutions, for sft
+    config.drills = 0  # of arithmetic, solved sums beside them: see `drills`
+    config.train_size = 2_000  # others, to collect answers to; 0 of a file: all
+    config.dev_size = 500  # problems to choose settings with
+    config.test_size = 1_000  # 0: all of the file test; without one, none
+    config.seed = 1  # of problems that are drawn
+    config.largest = 20  # number of a problem
+    config.operations = (3, 5)  # of arithmetic
+    config.factor = 5
+    config.numbers = (3, 4)  # of countdown
+    config.target = (10, 100)
+    # Habits of those who wrote arithmetic's solutions; see `arithmetic.Config`.
+    config.merged = 0.0
+    config.careless = 0.0
+    config.hasty = 0.0
+    config.modulus = 0  # what results are taken modulo; 0: as they are
+    config.products = 0.35  # chance of a product, where one may stand
+    config.signs = "+-"  # between the others: +-, + or -
+    return config
 
 
 def drift() -> config_dict.ConfigDict:
@@ -188,7 +210,8 @@ def as_in_paper(config: config_dict.ConfigDict, scale: str) -> None:
     Its MiniCPM learnt ALFWorld from conversations; 3 epochs as printed, the released
     script has 5. Policy and value have learning rate 5e-6, the 7B's LoRA critic 1e-4.
     """
-    config.beta, config.kl_weight = 0.03, 0.01
+    config.beta = 0.03
+    config.kl_weight = None  # 0.01, 0.1 or 0.3, as is the level
     config.data.epochs = {"deepseekmath_7b": 2, "minicpm_2b": 3}.get(scale, 1)
     config.optimizer.learning_rate = config.critic.learning_rate = 5e-6
     if scale == "deepseekmath_7b":

@@ -22,7 +22,9 @@ def get_config(scale: str = "arithmetic") -> config_dict.ConfigDict:
     config.actor_loss = "own_action"  # full_gradient (as in DQO), one_step
     config.value = "own_trunk"  # shared_trunk, adapter
     config.beta = 0.03
-    config.kl_weight = 0.01  # the paper's is 0.1 for steps, 0.3 for responses
+    # The paper's is 0.01 for tokens, 0.1 for steps, 0.3 for responses. At its scales it
+    # is None: that of the level.
+    config.kl_weight = 0.01
     config.optimizer.learning_rate = 1e-4
     config.critic = config_dict.ConfigDict()
     # hf/ of an earlier OREO workdir, whose V, trunk and head, is learnt on; empty: a

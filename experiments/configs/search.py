@@ -19,7 +19,8 @@ def get_config(scale: str = "arithmetic") -> config_dict.ConfigDict:
     config.eval.problems = 0  # of the split; 0: all
     config.beams = (3, 5, 7)  # B of each search; K is B too
     config.rounds = 20  # steps of an answer, at most
-    config.delimiters = ("\n",)  # that end a step; MATH has "\n", ". ", ".$ "
+    config.data = config_dict.ConfigDict()
+    config.data.delimiters = ()  # that end a step: as in the run that learnt V
     config.temperature = 1.0  # of all but greedy
     # Where V of a step is read: at_end, or one_early as in the reference code.
     config.reading = "at_end"

@@ -66,11 +66,27 @@ def better_and_worse(log: Sequence[Episode], seed: int, most: int = 6) -> list[I
     return pairs
 
 
+def longest_mismatched(log: Sequence[Episode]) -> int:
+    """Tokens of the longest prompt with the longest answer after it.
+
+    So long a text of `with_mismatched` may be, whichever order the log is read in. A
+    row has to hold it: pairing only what fits would leave long answers out of KTO's z
+    after long prompts, and z would be the divergence on short ones.
+
+    Args:
+      log: at least one episode.
+    """
+    prompts = [int(np.argmax(episode.action)) for episode in log]
+    sizes = [len(episode.ids) for episode in log]
+    answers = [size - prompt for size, prompt in zip(sizes, prompts, strict=True)]
+    return max(prompts) + max(answers)
+
+
 def with_mismatched(items: list[Item]) -> list[Item]:
     """Adds to each answer x_i, y_i of a batch the text x_i, y_{i+1}.
 
     The last one gets the first one's answer. Two neighbours may be of one task; the
-    paper's code does not heed it either.
+    paper's code does not heed it either. `longest_mismatched` says what row they need.
 
     Args:
       items: one text each, at least two, that begin with a prompt.

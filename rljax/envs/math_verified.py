@@ -1,9 +1,10 @@
 r"""Answers judged as mathematics by the package math-verify, from the extra `math`.
 
 What is compared is what our own verifiers would: the last \boxed{...} of a response,
-or, without one, what its last "####" is followed by. math-verify alone says whether it
-is the answer, by SymPy: \sqrt{8} and 2\sqrt{2} are one. It may take for ever, and its
-own limits of time are signals; ask it in a `verifier_pool`.
+or, without one, what its last "####" is followed by; for `stated`, what
+`verifiers.stated` finds. math-verify alone says whether it is the answer, by SymPy:
+\sqrt{8} and 2\sqrt{2} are one. It may take for ever, and its own limits of time are
+signals; ask it in a `verifier_pool`.
 """
 
 import math_verify
@@ -22,10 +23,27 @@ def verify(answer: str, response: str) -> bool:
       ValueError: if math-verify cannot read `answer`.
       Exception: whatever SymPy raises while it compares.
     """
+    return _equal(answer, given_in(response))
+
+
+def stated(answer: str, response: str) -> bool:
+    r"""Whether the answer that `verifiers.stated` finds is equal to the true one.
+
+    Args:
+      answer: as of `verify`.
+      response: the same.
+
+    Raises:
+      As `verify`.
+    """
+    found = verifiers.stated_in(response)
+    return _equal(answer, found and found.strip().removesuffix("."))
+
+
+def _equal(answer: str, found: str | None) -> bool:
     truth = _read(answer)
     if not truth:
         raise ValueError(f"math-verify cannot read the answer {answer[:80]!r}")
-    found = given_in(response)
     said = [] if found is None else _read(found)
     if not said:
         return False

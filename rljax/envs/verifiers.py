@@ -165,6 +165,15 @@ def boxed_or_told(response: str) -> bool:
     return PHRASE in response or closed_box(response)
 
 
+def any_of(ways: Sequence[Answered]) -> Answered:
+    """Whether a response states an answer in one of several ways.
+
+    Args:
+      ways: of stating one.
+    """
+    return lambda response: any(way(response) for way in ways)
+
+
 def stated(answer: str, response: str) -> bool:
     r"""Whether the answer is given in any of three ways.
 

@@ -1,5 +1,6 @@
 """Imitation, DPO and KTO: updates against plain ones, and on eight devices."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -159,6 +160,18 @@ def test_mismatched_answers_follow_the_own_prompt():
         assert len(other.action) == len(other.step) == len(other.ids)
     with pytest.raises(ValueError, match="a batch of one answer"):
         pairs.with_mismatched(SINGLE[:1])
+
+
+def test_no_mismatched_answer_is_longer_than_foreseen():
+    log = [item[0] for item in SINGLE]
+    needed = pairs.longest_mismatched(log)
+    made = [
+        len(pairs.with_mismatched([(a,), (b,)])[0][1].ids)
+        for a, b in itertools.permutations(log, 2)
+    ]
+    # Here the longest prompt and the longest answer are of two episodes.
+    assert max(made) == needed > max(len(one.ids) for one in log)
+    assert pairs.longest_mismatched(log[:1]) == len(log[0].ids)
 
 
 def test_good_only():

@@ -34,6 +34,20 @@ def test_verdicts_by_hand(answer, said, right):
     assert math_verified.verify(answer, said) is right
 
 
+STATED = [
+    (r"2\sqrt{2}", r"The answer is $\sqrt{8}$.", True),
+    ("72", "8+64=72", True),
+    ("72", "8+64=71", False),
+    ("0.5", r"the answer is 3, no: \boxed{\frac12}", True),
+    ("72", "", False),
+]
+
+
+@pytest.mark.parametrize(("answer", "said", "right"), STATED)
+def test_stated_answers_by_hand(answer, said, right):
+    assert math_verified.stated(answer, said) is right
+
+
 def test_an_answer_that_is_no_mathematics_is_an_error_of_the_data():
     with pytest.raises(ValueError, match="cannot read the answer"):
         math_verified.verify("", "#### 1")

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import border, convert
+from experiments import border, convert, kto, offline, starts
 from rljax.data import logs
 from rljax.training.files import RunError
 from tests.experiments import logged_runs
@@ -93,7 +93,8 @@ def test_a_collection_goes_on_and_gives_one_log(begun, tmp_path):
     records = list(logs.read(whole / "log.jsonl.gz"))
     assert len(records) == 100 and len({r.task for r in records}) == 50
     assert all(r.log_probs is not None and len(r.log_probs) for r in records)
-    with pytest.raises(border.ConfigError, match="answers of another config"):
+    assert json.loads((whole / "config.json").read_text())["versions"]["jax"]
+    with pytest.raises(RunError, match="temperature: 1.0 there, 0.5 here"):
         run("collect", whole, *more, "--config.temperature=0.5")
 
 
@@ -152,6 +153,28 @@ def test_a_line_that_cannot_be_used_stops_or_is_kept_aside(begun, tmp_path, caps
     assert "1 lines skipped, the first is line 3" in capsys.readouterr().out
     (kept,) = (tmp_path / "skip" / "rejects.jsonl").read_text().splitlines()
     assert json.loads(kept)["line"] == 3
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_kto_says_at_once_what_a_row_has_to_hold(tmp_path, seed):
+    """Whichever answers the seed pairs, and though every line of the log fits."""
+    said = [("1" * 30 + "=?\n", "#### 2"), ("1=?\n", "1" * 40), ("2=?\n", "3")]
+    lines = [{"prompt": p, "response": r, "reward": 1} for p, r in said]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines * 4))
+
+    def plan(row):
+        words = (f"data.path={log}", f"seed={seed}", f"data.row_tokens={row}")
+        config = logged_runs.settings("kto", *(f"--config.{word}" for word in words))
+        start = starts.choose_start(config)
+        found = offline.read_log(config, start, tmp_path)
+        assert max(len(one.ids) for one in found) < 64
+        return offline.plan_of(config, kto.method_of(config), found, 1)
+
+    match = "data.row_tokens is 64: it must be 0, or at least 74: KTO reads any answer"
+    with pytest.raises(border.ConfigError, match=match):
+        plan(64)
+    assert plan(74).tokens == 74 and plan(0).tokens <= 80
 
 
 def test_another_log_does_not_go_on_with_a_run(begun, tmp_path):

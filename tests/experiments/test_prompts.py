@@ -10,10 +10,14 @@ import pytest
 from experiments import collect, offline, panels, prompts, reasoning, search_methods
 from experiments.border import ConfigError
 from experiments.configs import collect as collect_config
+from experiments.configs import grpo as grpo_config
 from experiments.configs import offline as configs
+from experiments.configs import ppo_glam as ppo_config
 from rljax.data import episodes, logs
+from rljax.envs import verifiers
 from rljax.envs.reasoning import problems
 from rljax.text import tokenizer as tokenizers
+from rljax.training.files import RunError
 from tests.text import speaking
 
 QUESTION = "How many red cats?"
@@ -161,10 +165,35 @@ def test_a_file_of_its_own_is_the_whole_test_set(files, capsys):
     assert not task_of(files, test="").test
 
 
-def test_runs_of_earlier_versions_asked_with_a_line(files):
+def test_runs_of_earlier_versions_are_asked_and_judged_as_they_were(files):
+    """Settings that their records lack are as by default, or as all was before."""
     home = config_of(files).to_dict()
-    del home["task"]["prompt"]
-    asked, _ = panels._panel(home, panels.How("test", 1, 0.0, 0), speaking.byte_level())
+    later = ("prompt", "reading", "drills", "signs", "gym", *panels._JUDGING[1:])
+    for key in later:
+        del home["task"][key]
+    for group, key in (("model", "policy"), ("model", "remat"), ("eval", "batch")):
+        del home[group][key]
+    asked, verify = panels._panel(
+        home, panels.How("test", 1, 0.0, 0), speaking.byte_level()
+    )
     assert asked[0].prompt.endswith("\n")
-    same = panels.Policy("x", config_of(files).to_dict())
-    panels._require_same(home, same, "task")
+    assert verify is verifiers.final_number
+    held, known = panels._config(home), config_of(files)
+    assert held.eval.batch == known.eval.batch and held.task.signs == "+-"
+    assert held.model.policy == "" and held.model.remat is False
+    # A run of today, and one that learnt on-line, have a panel in common with it.
+    for config in (known, config_of(files, lambda: grpo_config.get_config("gsm8k"))):
+        config.task.verifier_workers = 3
+        panels._require_same(home, panels.Policy("x", config.to_dict()), "task")
+    config.task.seed = 5
+    with pytest.raises(RunError, match="x is of another task: task.seed is 5 there, 1"):
+        panels._require_same(home, panels.Policy("x", config.to_dict()), "task")
+
+
+def test_records_of_play_that_lack_a_setting_have_its_default():
+    known = ppo_config.get_config("smoke").to_dict()
+    held = ppo_config.get_config("smoke").to_dict()
+    for group, key in (("env", "history"), ("model", "chat"), ("model", "read_q")):
+        del held[group][key]
+    del held["lora"]
+    assert panels._config(held).to_dict() == known

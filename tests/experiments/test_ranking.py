@@ -105,6 +105,10 @@ def test_what_cannot_be_marked_is_told(tmp_path):
     (one, *_) = written(tmp_path / "log.jsonl")
     with pytest.raises(ValueError, match="answers 'gsm8k/1'"):
         ranking.mark([one._replace(task="gsm8k/1")], TOKENS, (END,))
+    number = np.where(one.action, np.arange(len(one.ids)) // 3, -1)
+    short = one._replace(step=number.astype(np.int32))
+    with pytest.raises(ValueError, match="or of less: .*data.delimiters"):
+        ranking.mark([short], TOKENS, (END,))
     whole = one._replace(step=np.where(one.action, 0, -1).astype(np.int32))
     with pytest.raises(ValueError, match="more than a line"):
         ranking.mark([whole], TOKENS, (END,))

@@ -1,13 +1,16 @@
 """V that a run writes is V that a search reads; a search goes on where it stopped."""
 
 import json
+import pathlib
+import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import critic, offline, search, search_methods
+from experiments import border, critic, offline, reasoning, search, search_methods
 from experiments import oreo as oreo_main
 from experiments.border import ConfigError
 from experiments.configs import oreo as oreo_config
@@ -23,6 +26,7 @@ from rljax.policy import texts
 from rljax.search import values
 from rljax.search.steps import Sizes, Steps
 from rljax.text import tokenizer as tokenizers
+from rljax.training.files import RunError
 from rljax.types import Episode
 
 CHARACTERS = "\n #*+-0123456789=?"
@@ -180,8 +184,49 @@ def test_searches_and_goes_on(run, tmp_path, capsys, monkeypatch):
     for row in (*rows.values(), *again.values()):
         del row["seconds"]
     assert again == rows
-    with pytest.raises(ConfigError, match="another config"):
+    made = json.loads((tmp_path / "config.json").read_text())
+    assert made["versions"]["jax"] == jax.__version__ and "git" in made
+    with pytest.raises(RunError, match="rounds: 20 there, 3 here"):
         search.main(searched(run, rounds=3), str(tmp_path))
+
+
+def test_turns_are_played_as_the_documentation_says(start, run):
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "offline.md").read_text()
+    code = page.split("\n## Turns\n")[1].split("```python\n")[1].split("```")[0]
+    texts = [start.tokenizer(text)["input_ids"] for text in ("1+1=?\n", "12+1=?\n")]
+    names: dict[str, Any] = {"folder": str(run / "hf"), "texts": texts}
+    exec(code, names)
+    found, played = names["found"], names["played"]
+    assert found.values.shape == (2, 5) and np.isfinite(found.values).all()
+    finished = found.steps.finished.reshape(2, 5)
+    for n, turn in enumerate(played):
+        if turn is None:
+            assert not finished[n].any()
+            continue
+        assert turn[-1] == start.eos_ids[0]
+        assert found.values[n, found.best[n]] == found.values[n, finished[n]].max()
+
+
+def test_the_folder_of_something_else_is_left_alone(run, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="holds no run of ours"):
+        search.main(searched(run), str(tmp_path))
+    with pytest.raises(RunError, match="another config"):
+        search.main(searched(run), str(run))
+    assert not (run / "search.json").exists()
+    assert [one.name for one in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_wrong_beams_end_the_command_with_2(monkeypatch, capsys):
+    spec = pathlib.Path(search_config.__file__)
+    words = [f"--config={spec}:smoke", "--workdir=x", "--config.model.path=x"]
+    for given, shown in (("a", "('a',)"), ("(2.5,)", "(2.5,)"), ("True", "(True,)")):
+        monkeypatch.setattr("sys.argv", ["search", *words, f"--config.beams={given}"])
+        with pytest.raises(SystemExit) as ended:
+            border.run(search.main, "")
+        assert ended.value.code == 2
+        said = f"config.beams is {shown}: it must be whole numbers from 1 on"
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -189,7 +234,8 @@ def test_searches_and_goes_on(run, tmp_path, capsys, monkeypatch):
     [
         ({"rows": 3}, "config.rows"),
         ({"beams": (0,)}, "config.beams"),
-        ({"delimiters": ("",)}, "config.delimiters"),
+        ({"beams": ()}, "config.beams"),
+        ({"data": {"delimiters": ("",)}}, "config.data.delimiters"),
         ({"reading": "late"}, "reading"),
     ],
 )
@@ -204,6 +250,26 @@ def test_interval():
     assert low == pytest.approx(0.2553, abs=1e-4)
     assert high == pytest.approx(0.3662, abs=1e-4)
     assert search.interval(0, 9)[0] == 0
+
+
+def test_steps_end_where_v_was_learnt(monkeypatch):
+    class AskedError(Exception):
+        pass
+
+    def asked(tokenizer, texts, end_ids):
+        raise AskedError(texts)
+
+    monkeypatch.setattr(search_methods, "delimiters", asked)
+    for name, given in (("arithmetic", ()), ("math", ()), ("math", ("; ",))):
+        learnt, config = oreo_config.get_config("smoke"), searched(pathlib.Path("x"))
+        for one in (learnt, config):
+            one.task.name, one.data.delimiters = name, given
+        setting: Any = types.SimpleNamespace(
+            config=config, start=types.SimpleNamespace(tokenizer=None, eos_ids=())
+        )
+        with pytest.raises(AskedError) as found:
+            search_methods.beam(setting, 2)
+        assert found.value.args == (reasoning.delimiters_of(learnt),)
 
 
 def test_delimiters(start):
