@@ -60,25 +60,26 @@ def test_drills_are_learnt_from_and_never_asked():
 
 
 @pytest.mark.parametrize(
-    ("name", "verifier", "prompt", "expected"),
+    ("name", "verifier", "prompt", "reading", "expected"),
     [
-        ("arithmetic", "exact", "line", (True, False, False)),
-        ("countdown", "exact", "line", (True, False, False)),
-        ("gsm8k", "exact", "line", (True, False, False)),
-        ("math", "exact", "line", (False, True, False)),
-        ("math", "math_verify", "line", (True, True, False)),
-        ("gsm8k", "math_verify", "line", (True, True, False)),
-        ("math", "exact", "deepseek_math", (False, True, True)),
+        ("arithmetic", "exact", "line", "form", (True, False, False)),
+        ("countdown", "exact", "line", "form", (True, False, False)),
+        ("gsm8k", "exact", "line", "form", (True, False, False)),
+        ("gsm8k", "exact", "line", "stated", (True, True, True)),
+        ("math", "exact", "line", "form", (False, True, False)),
+        ("math", "math_verify", "line", "form", (True, True, False)),
+        ("gsm8k", "math_verify", "line", "form", (True, True, False)),
+        ("math", "exact", "deepseek_math", "form", (False, True, True)),
     ],
 )
 def test_what_states_an_answer_is_what_the_verifier_reads(
-    monkeypatch, name, verifier, prompt, expected
+    monkeypatch, name, verifier, prompt, reading, expected
 ):
     empty = reasoning.TASKS[name]._replace(parts=lambda task, put: ([], [], [], []))
     monkeypatch.setitem(reasoning.TASKS, name, empty)
     config = configs.shared("smoke")
     config.task.name, config.task.verifier = name, verifier
-    config.task.prompt = prompt
+    config.task.prompt, config.task.reading = prompt, reading
     answered = reasoning.make_task(config, character_level("x")).judge.answered
     texts = ("1\n#### 3\n", r"\boxed{3}", "The answer is 3.")
     assert tuple(map(answered, texts)) == expected
