@@ -11,6 +11,7 @@ from rljax.agents import sac_glam
 from rljax.agents.base import Agent
 from rljax.losses import soft_bellman
 from rljax.policy.networks import Networks
+from rljax.training import devices
 from rljax.types import Transition
 from tests.agents.on_devices import assert_eight_equal_one
 
@@ -230,8 +231,11 @@ def test_kl_to_the_initial_policy_is_zero_at_first_and_holds_it_back():
     ids=["shared", "automatic alpha", "separate trunk and KL"],
 )
 def test_eight_devices_equal_one(settings):
+    ways = (devices.pmap,) if settings else (devices.pmap, devices.mesh)
     assert_eight_equal_one(
-        lambda axis_name: make_agent(axis_name, **settings), make_batch(64, seed=1)
+        lambda axis_name: make_agent(axis_name, **settings),
+        make_batch(64, seed=1),
+        ways=ways,
     )
 
 
