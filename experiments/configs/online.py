@@ -143,8 +143,8 @@ def grpo(scale: str) -> config_dict.ConfigDict:
 def replay(scale: str) -> config_dict.ConfigDict:
     """Settings of retrospective replay."""
     config = config_dict.ConfigDict()
-    # Of groups that go on from a stored state, at its highest; times 1 - bare success of
-    # their problem. Of 0.25, 0.5 and 0.95 the last gave the best policies.
+    # Of groups that go on from a stored state, at its highest; times 1 - bare success
+    # of their problem. Of 0.25, 0.5 and 0.95 the last gave the best policies.
     config.share = 0.95
     config.most = 0.95  # of a step's groups
     config.ramp = 0.1  # of the steps after the warm-up, in which the share rises
@@ -183,6 +183,6 @@ def replay(scale: str) -> config_dict.ConfigDict:
     if scale == PAPER:
         config.cells = 10  # code
         config.state_tokens = 512  # ours
-        # Code goes on from a state in 0.95 of all tries, as here by default, but at once
-        # and to the end, and weighs states by how seldom they were chosen.
+        # Code goes on from a state in 0.95 of all tries, as is the default here, but at
+        # once and to the end, and weighs states by how seldom they were chosen.
     return config
