@@ -108,6 +108,9 @@ STUDIES: Mapping[str, Mapping[str, Cell]] = {
     "rates": _rates(),
     "compare": {
         "ppo": _cell("ppo", 0.0, **_PPO),
+        # Rates that fall as slowly as with a share of 0.95, whose steps are smaller.
+        "ppo_slow": _cell("ppo", 0.95, **_PPO),
+        "grpo_slow": _cell("grpo", 0.95, **_GRPO),
         "rrl": _rrl(),
         "rrl_half": _rrl(0.5),
         "rrl_prototype": _rrl(0.95, **_ALWAYS),
