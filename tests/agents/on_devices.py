@@ -45,8 +45,9 @@ def assert_logs_learnt_alike(
     Eight devices have the texts in other rows, so sums of float32 come in another
     order, and gradients differ in their last digits. Adam divides a gradient by its
     own size, so that of a small one the digits lost weigh as much as of a large one:
-    parameters were seen to differ by up to 1.4e-5 beyond rtol, a seven-hundredth of
-    the learning rate, 1e-2, and moments and metrics by up to 1.5e-7.
+    hence an atol for parameters, a thousandth of the learning rate, 1e-2. Gradients of
+    later updates are taken at these, and of whole answers they are large: a norm of 7
+    was seen to differ by 8e-4, and squares of gradients by 3 in 10,000.
 
     Args:
       make_agent: axis name -> agent.
@@ -68,9 +69,9 @@ def assert_logs_learnt_alike(
     one, one_told = result(devices.jit())
     for way in ways:
         state, told = result(way(8))
-        _assert_close(state.params, one.params, rtol=1e-4, atol=3e-5)
-        _assert_close(state.opt_state, one.opt_state, rtol=1e-4, atol=1e-6)
-        _assert_close(told, one_told, rtol=1e-4, atol=1e-6)
+        _assert_close(state.params, one.params, rtol=1e-4, atol=1e-5)
+        _assert_close(state.opt_state, one.opt_state, rtol=5e-4, atol=1e-5)
+        _assert_close(told, one_told, rtol=5e-4, atol=1e-5)
         assert int(state.updates) == updates and int(state.skipped) == 0
 
 
