@@ -143,7 +143,7 @@ def metrics(
         told[f"drift/kl/{name}"] = float(kl[inside].mean())
         parts = {name: inside}
         if name.startswith(("length_", "source_")):
-            right = reward > 0.5
+            right = reward > GOOD
             parts |= {f"{name}_right": inside & right, f"{name}_wrong": inside & ~right}
         for part, chosen in parts.items():
             if chosen.any():
