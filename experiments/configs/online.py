@@ -143,10 +143,8 @@ def grpo(scale: str) -> config_dict.ConfigDict:
 def replay(scale: str) -> config_dict.ConfigDict:
     """Settings of retrospective replay."""
     config = config_dict.ConfigDict()
-    # Of groups that go on from a stored state, at its highest; times 1 - bare success
-    # of their problem. Of 0.25, 0.5 and 0.95 the last gave the best policies.
-    config.share = 0.95
-    config.most = 0.95  # of a step's groups
+    config.share = 0.25  # of groups that go on from a stored state, at its highest
+    config.most = 0.5  # of a step's groups
     config.ramp = 0.1  # of the steps after the warm-up, in which the share rises
     config.fade = 0.2  # of them, at the end, in which it falls to 0
     config.solved_at = 0.8  # bare success that ends a problem's replay
@@ -183,6 +181,8 @@ def replay(scale: str) -> config_dict.ConfigDict:
     if scale == PAPER:
         config.cells = 10  # code
         config.state_tokens = 512  # ours
-        # Code goes on from a state in 0.95 of all tries, as is the default here, but at
-        # once and to the end, and weighs states by how seldom they were chosen.
+        # Code goes on from a state in 0.95 of all tries, at once, and weighs states by
+        # how seldom they were chosen. A share near 1 starves what an answer begins
+        # with, so the share and its rise and fall are ours.
+        config.share, config.most, config.ramp, config.fade = 0.25, 0.5, 0.1, 0.2
     return config

@@ -134,7 +134,7 @@ def test_what_is_known_of_retrospective_replay(method):
 
 def test_what_replay_has_of_its_own():
     replay = config_of("rrl", "rrl_paper").replay
-    assert (replay.cells, replay.share, replay.most) == (10, 0.95, 0.95)
+    assert (replay.cells, replay.share, replay.most) == (10, 0.25, 0.5)
     assert (replay.where, replay.score, replay.choice) == ("", "", "difficulty")
 
 
