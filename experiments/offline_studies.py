@@ -145,5 +145,10 @@ STUDIES: Mapping[str, Mapping[str, Cell]] = {
     "noise": _chosen(NOISY, **{"data.flip": 0.1}),
     # A pass over the log of nearly every method: for whom was it too short?
     "longer": _chosen(LONGER, **{"data.tokens": 360_000, "eval.samples": 4}),
+    # As the paper has it: one pass over whatever each method learns from.
+    "epochs": _chosen(
+        [name for name in METHODS if name != "sft"],
+        **{"data.tokens": 0, "data.epochs": 1, "eval.samples": 4},
+    ),
     "rounds": _rounds(),
 }
