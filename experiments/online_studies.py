@@ -89,6 +89,15 @@ _ALWAYS = {
 _PROVEN = {"proven": 4, "anywhere": True}
 
 
+def _as_many(cell: Cell) -> Cell:
+    """As many steps as PPO and GRPO have in `compare`, however few tokens that takes.
+
+    So answers, updates and learning rates are those of their runs.
+    """
+    steps = {"rollout.steps": STEPS[0.0], "rollout.tokens": 0}
+    return cell._replace(overrides=cell.overrides | steps)
+
+
 def _rates() -> dict[str, Cell]:
     """Rates of the policy, thrice as high for the critic, and a seed of their own."""
     cells = {}
@@ -126,6 +135,16 @@ STUDIES: Mapping[str, Mapping[str, Cell]] = {
         # Where nothing is right the critic's errors are not blown up to variance 1.
         "ppo_floor": _cell("ppo", 0.0, **_PPO, **_FLOOR),
         "rrl_floor": _rrl(settings=_PPO | _FLOOR),
+    },
+    # For PPO and GRPO themselves take the JSONs of `compare`.
+    "updates": {
+        "rrl": _as_many(_rrl()),
+        "rrl_half": _as_many(_rrl(0.5)),
+        "share_0.95": _as_many(_rrl(0.95)),
+        "random_cuts": _as_many(_rrl(where="random")),
+        "bandit": _as_many(_rrl(choice="bandit")),
+        "rrl_grpo": _as_many(_rrl(base="grpo")),
+        "share_0.95_grpo": _as_many(_rrl(0.95, base="grpo")),
     },
     "ablations": {
         "rrl": _rrl(seeds=FEWER),
