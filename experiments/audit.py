@@ -35,6 +35,7 @@ from rljax.data.audit_rows import Finding
 from rljax.models import loading
 from rljax.text import chat
 from rljax.text import tokenizer as tokenizers
+from rljax.training import devices
 from rljax.training.files import write_json, write_text
 
 _FEW = 8  # ranges of lines that a terminal shows
@@ -195,11 +196,13 @@ def _room(
         config.data.row_tokens = given.row
     border.limits(config, offline.LIMITS)
     name = pathlib.Path(given.config.partition(":")[0]).stem
-    method, devices = methods.method_of(config, name), config.num_devices or 1
+    method, count = methods.method_of(config, name), config.num_devices or 1
+    layout = devices.layout_of(count if config.parallel == "pmap" else 1)
+    layout = layout._replace(sharers=count)
     return Room(
         config.data.row_tokens or None,
         context,
-        lambda log: offline.plan_of(config, method, log, devices),
+        lambda log: offline.plan_of(config, method, log, layout),
     )
 
 

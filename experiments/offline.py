@@ -197,7 +197,7 @@ def _train(
         log = log_of(start, task, pathlib.Path(spare))
         rejects = pathlib.Path(spare, REJECTS)
         kept = rejects.read_bytes() if rejects.exists() else None
-    plan = plan_of(config, method, log, parallel.num_devices)
+    plan = plan_of(config, method, log, parallel)
     agent = method.agent(start, plan.updates, parallel.axis_name)
     weights = start.weights()
     watch = drift.make(
@@ -322,7 +322,7 @@ def _as_program(agent: OfflineAgent, state, batch):
 
 
 def plan_of(
-    config: Any, method: Method, log: list[Episode], num_devices: int
+    config: Any, method: Method, log: list[Episode], parallel: devices.Parallel
 ) -> packing.Plan:
     """How a run reads its log.
 
@@ -330,7 +330,7 @@ def plan_of(
       config: its settings.
       method: what learns.
       log: the episodes.
-      num_devices: that share a batch.
+      parallel: how a batch is shared.
 
     Raises:
       ConfigError: if there is nothing to learn from, or sizes do not fit.
@@ -343,14 +343,19 @@ def plan_of(
             f"0, or at least {needed}: {method.name} reads any answer of the log after "
             "any prompt, and the longest of each have so many tokens together",
         )  # fmt: skip
+    border.require(
+        data.batch_size % parallel.sharers == 0, "data.batch_size", data.batch_size,
+        f"a multiple of the {parallel.sharers} devices",
+    )  # fmt: skip
     try:
-        return packing.make_plan(
+        plan = packing.make_plan(
             method.items(log, config.seed), data.batch_size, data.epochs, config.seed,
-            num_devices, data.row_tokens or None, method.compose, data.tokens,
+            parallel.num_devices, data.row_tokens or None, method.compose, data.tokens,
             data.by_task,
         )  # fmt: skip
     except ValueError as error:
         raise ConfigError(f"config.data: {error}") from error
+    return plan._replace(rows=devices.rounded(plan.rows, parallel))
 
 
 def _digest(log: Sequence[Episode]) -> str:

@@ -263,8 +263,8 @@ def _parts(config, method, task, judge, start, parallel) -> tuple[Parts, np.ndar
         "above 0: there is no problem to learn from",
     )  # fmt: skip
     border.require(
-        sizes.batch_groups % parallel.num_devices == 0, "loss.batch_groups",
-        sizes.batch_groups, f"a multiple of the {parallel.num_devices} devices",
+        sizes.batch_groups % parallel.sharers == 0, "loss.batch_groups",
+        sizes.batch_groups, f"a multiple of the {parallel.sharers} devices",
     )  # fmt: skip
     settings = token_rl.Config(
         updates=sizes.updates,

@@ -41,7 +41,7 @@ def main(config: Any, workdir: str) -> None:
 
     def make_method(parallel: devices.Parallel) -> run.Method:
         try:
-            on_policy.check(loop_config, parallel.num_devices)
+            on_policy.check(loop_config, parallel.sharers)
         except ValueError as fault:
             raise border.ConfigError(f"config.loop: {fault}") from fault
         agent = ppo_glam.make(

@@ -16,7 +16,11 @@ from rljax.types import Metrics, PyTree
 
 MAY_DIFFER = frozenset({"total_env_steps", "parallel", "num_devices", "resume"})
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES}
-PARALLEL = {"jit": lambda count: devices.jit(), "pmap": devices.pmap}
+PARALLEL = {
+    "jit": lambda count: devices.jit(),
+    "pmap": devices.pmap,
+    "mesh": devices.mesh,
+}
 
 
 class Method(NamedTuple):

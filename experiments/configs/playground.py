@@ -14,8 +14,9 @@ def shared(scale: str) -> config_dict.ConfigDict:
         raise ValueError(f"scale is one of {', '.join(SCALES)}, got {scale!r}")
     config = config_dict.ConfigDict()
     config.seed = 0
-    config.parallel = "jit"  # jit: one device; pmap: data parallel
-    config.num_devices = 0  # of pmap; 0 takes all there are
+    # jit: one device; pmap: data parallel; mesh: the same, dealt out by the compiler.
+    config.parallel = "jit"
+    config.num_devices = 0  # of pmap and mesh; 0 takes all there are
     config.total_env_steps = 64_000
     config.resume = "auto"  # auto, never, or the update to go on from
 

@@ -32,12 +32,14 @@ class Parallel(NamedTuple):
     Attributes:
       axis_name: what programs must sum over, None on one device.
       num_devices: D, by which the local state is laid out: 1 for `mesh`.
+      sharers: devices that work on a batch, whose size should be a multiple of it.
       compile: makes a program run on all devices; both its arguments are donated.
       spread: (index of a device -> its local state) -> the local state of all.
     """
 
     axis_name: str | None
     num_devices: int
+    sharers: int
     compile: Callable[[Program], Program]
     spread: Callable[[Callable[[int], PyTree]], PyTree]
 
@@ -48,7 +50,7 @@ def jit() -> Parallel:
     def spread(make: Callable[[int], PyTree]) -> PyTree:
         return make(0)
 
-    return Parallel(None, 1, lambda f: jax.jit(f, donate_argnums=(0, 1)), spread)
+    return Parallel(None, 1, 1, lambda f: jax.jit(f, donate_argnums=(0, 1)), spread)
 
 
 def _stack(make: Callable[[int], PyTree], count: int) -> PyTree:
@@ -67,7 +69,9 @@ def layout_of(num_devices: int) -> Parallel:
 
     if num_devices == 1:
         return jit()._replace(compile=refuse)
-    return Parallel(AXIS, num_devices, refuse, lambda make: _stack(make, num_devices))
+    return Parallel(
+        AXIS, num_devices, num_devices, refuse, lambda make: _stack(make, num_devices)
+    )
 
 
 def pmap(num_devices: int | None = None) -> Parallel:
@@ -96,8 +100,9 @@ def pmap(num_devices: int | None = None) -> Parallel:
         return call
 
     return Parallel(
-        AXIS, len(devices), compile_, lambda make: _stack(make, len(devices))
-    )
+        AXIS, len(devices), len(devices), compile_,
+        lambda make: _stack(make, len(devices)),
+    )  # fmt: skip
 
 
 def mesh(num_devices: int | None = None) -> Parallel:
@@ -106,8 +111,7 @@ def mesh(num_devices: int | None = None) -> Parallel:
     The shared state is on every device. Leaves of the local state whose first axis the
     devices can share evenly are dealt out along it, the others are on every device, so
     rows and texts of a batch should be a multiple of D: it changes no result, only who
-    works. For a program all is as on one device. For programs of one's own: no setting
-    of a run chooses it.
+    works. For a program all is as on one device.
 
     Args:
       num_devices: D, all local ones by default.
@@ -140,7 +144,7 @@ def mesh(num_devices: int | None = None) -> Parallel:
 
         return call
 
-    return jit()._replace(compile=compile_)
+    return jit()._replace(compile=compile_, sharers=len(devices))
 
 
 def _first_devices(name: str, num_devices: int | None) -> list[jax.Device]:
@@ -173,6 +177,12 @@ def share(total: int, num_devices: int, name: str) -> int:
             f"{name} is {total}, which {num_devices} devices cannot share evenly"
         )
     return total // num_devices
+
+
+def rounded(rows: int, parallel: Parallel) -> int:
+    """Rows of each share of a batch: `rows` or a few more, so that all have work."""
+    within = parallel.sharers // parallel.num_devices
+    return -(-rows // within) * within
 
 
 def split_batch(batch: PyTree, num_devices: int) -> PyTree:

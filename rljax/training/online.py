@@ -59,7 +59,7 @@ def make(parts: Parts) -> Callable[[Carried], tuple[Carried, Told]]:
     Raises:
       ValueError: if sizes do not divide, or a fresh agent has more than one update.
     """
-    sizes, devices = parts.sizes, parts.parallel.num_devices
+    sizes, devices = parts.sizes, parts.parallel.sharers
     for name, total, part in (
         ("groups", sizes.groups, sizes.batch_groups),
         ("batch_groups", sizes.batch_groups, devices),

@@ -23,6 +23,7 @@ from rljax.replay.cells import States
 from rljax.rollout import answers as answers_lib
 from rljax.rollout.answers import Answers
 from rljax.text.tokenizer import Tokenizer
+from rljax.training.devices import rounded
 from rljax.training.online_parts import Parts
 from rljax.types import Episode, Metrics, Packed
 
@@ -110,6 +111,7 @@ def packed(
     most = batch // devices * members
     needed = packing.rows_needed(plan, items)
     rows = next(n for share in ROWS if (n := math.ceil(share * most)) >= needed)
+    rows = rounded(rows, parts.parallel)
     texts = packing.pack(plan._replace(rows=rows), items)
     return texts, np.asarray(texts.line)  # read now, since the batch is given away
 

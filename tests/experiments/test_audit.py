@@ -18,6 +18,7 @@ from experiments import (
     sft,
 )
 from rljax.data import episodes, packing
+from rljax.training import devices
 from tests.data import auditing
 from tests.data.auditing import clean, save
 
@@ -73,7 +74,9 @@ def test_batches_are_those_of_the_training(tmp_path, capsys, folder, method):
     assert code == 0
     config = border.read_command(words).config
     learnt = episodes.load(log, auditing.tokenizer()).episodes
-    plan = offline.plan_of(config, TRAINED[method].method_of(config), learnt, 1)
+    plan = offline.plan_of(
+        config, TRAINED[method].method_of(config), learnt, devices.jit()
+    )
     batches = [packing.batch_of(plan, n) for n in range(plan.updates)]
     padding = 1 - sum(map(packing.num_tokens, batches)) / (
         plan.updates * plan.rows * plan.tokens

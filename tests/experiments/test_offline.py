@@ -3,11 +3,13 @@
 import json
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import border, convert, kto, offline, starts
-from rljax.data import logs
+from experiments import border, convert, kto, offline, oreo, starts
+from rljax.data import logs, packing
+from rljax.training import devices
 from rljax.training.files import RunError
 from tests.experiments import logged_runs
 from tests.experiments.logged_runs import on, rows, run, weights
@@ -50,11 +52,12 @@ def test_what_is_learnt_from(begun, tmp_path, method):
     assert weights(path) != weights(begun / "sft")
 
 
-def test_two_devices_are_one(begun, tmp_path):
+@pytest.mark.parametrize("way", ["pmap", "mesh"])
+def test_two_devices_are_one(begun, tmp_path, way):
     one = run("oreo", tmp_path / "one", *on(begun))
     two = run(
         "oreo", tmp_path / "two",
-        *on(begun, "--config.parallel=pmap", "--config.num_devices=2"),
+        *on(begun, f"--config.parallel={way}", "--config.num_devices=2"),
     )  # fmt: skip
     for a, b in zip(rows(one), rows(two), strict=True):
         assert a.keys() == b.keys()
@@ -155,6 +158,31 @@ def test_a_line_that_cannot_be_used_stops_or_is_kept_aside(begun, tmp_path, caps
     assert json.loads(kept)["line"] == 3
 
 
+@pytest.mark.parametrize("count", [2, 8])
+def test_every_device_of_a_mesh_has_rows(tmp_path, count):
+    """A batch that does not come out evenly would lie on every device whole."""
+    log = tmp_path / "log.jsonl"
+    lines = [{"prompt": f"{n}=?\n", "response": "1" * 60, "reward": 1} for n in "345"]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = (f"data.path={log}", "data.batch_size=8", "data.row_tokens=70")
+    config = logged_runs.settings("oreo", *(f"--config.{word}" for word in words))
+    found = offline.read_log(config, starts.choose_start(config), tmp_path)
+
+    def plan(parallel):
+        return offline.plan_of(config, oreo.method_of(config), found, parallel)
+
+    assert plan(devices.jit()).rows == 3
+    mesh = devices.mesh(count)
+    dealt = plan(mesh)
+    assert dealt.rows == {2: 4, 8: 8}[count] and dealt.num_devices == 1
+    step = mesh.compile(lambda state, batch: (state, batch, {}))
+    _, batch, _ = step(jnp.zeros(()), packing.pack(dealt, packing.batch_of(dealt, 0)))
+    assert batch.ids.sharding.shard_shape(batch.ids.shape)[0] == dealt.rows // count
+    config.data.batch_size = 9
+    with pytest.raises(border.ConfigError, match=f"a multiple of the {count} devices"):
+        plan(mesh)
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_kto_says_at_once_what_a_row_has_to_hold(tmp_path, seed):
     """Whichever answers the seed pairs, and though every line of the log fits."""
@@ -169,7 +197,7 @@ def test_kto_says_at_once_what_a_row_has_to_hold(tmp_path, seed):
         start = starts.choose_start(config)
         found = offline.read_log(config, start, tmp_path)
         assert max(len(one.ids) for one in found) < 64
-        return offline.plan_of(config, kto.method_of(config), found, 1)
+        return offline.plan_of(config, kto.method_of(config), found, devices.jit())
 
     match = "data.row_tokens is 64: it must be 0, or at least 74: KTO reads any answer"
     with pytest.raises(border.ConfigError, match=match):

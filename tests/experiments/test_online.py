@@ -239,9 +239,10 @@ def test_failures_are_counted_and_teach_nothing(tmp_path, monkeypatch):
     )  # what did not end is wrong, and nothing is right
 
 
-def test_two_devices_are_one(whole, tmp_path):
+@pytest.mark.parametrize("way", ["pmap", "mesh"])
+def test_two_devices_are_one(whole, tmp_path, way):
     two = run(
-        "rrl", tmp_path / "two", "--config.parallel=pmap", "--config.num_devices=2"
+        "rrl", tmp_path / "two", f"--config.parallel={way}", "--config.num_devices=2"
     )
     require_alike(rows(whole), rows(two))
 
@@ -315,3 +316,5 @@ def test_what_the_base_cannot_say_is_refused(tmp_path):
         run("rrl", tmp_path / "x", "--config.base=grpo", "--config.replay.score=value")
     with pytest.raises(RunError, match="a multiple of the 4 devices"):
         run("ppo", tmp_path / "x", "--config.parallel=pmap", "--config.num_devices=4")
+    with pytest.raises(RunError, match="a multiple of the 4 devices"):
+        run("ppo", tmp_path / "x", "--config.parallel=mesh", "--config.num_devices=4")

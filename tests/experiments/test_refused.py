@@ -46,7 +46,8 @@ def main(task, monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize("method", ["sac_glam", "ppo_glam"])
 def test_no_scale_is_refused(main, method, scale):
     assert main(method, scale=scale)[::2] == (0, "")
-    assert main(method, "--config.parallel=pmap", scale=scale)[::2] == (0, "")
+    for way in ("pmap", "mesh"):
+        assert main(method, f"--config.parallel={way}", scale=scale)[::2] == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -114,10 +115,11 @@ def test_what_may_be_none_may_be_none(main):
 
 
 def test_shares_that_do_not_come_out_are_refused(main):
-    flags = ("--config.parallel=pmap", "--config.loop.num_envs=12")
-    code, _, error = main("sac_glam", *flags)
-    assert code == 2
-    assert "num_envs is 12, which 8 devices cannot share evenly" in error
+    for way in ("pmap", "mesh"):
+        flags = (f"--config.parallel={way}", "--config.loop.num_envs=12")
+        code, _, error = main("sac_glam", *flags)
+        assert code == 2
+        assert "num_envs is 12, which 8 devices cannot share evenly" in error
     code, _, error = main(
         "sac_glam", "--config.parallel=pmap", "--config.num_devices=9"
     )

@@ -12,7 +12,8 @@ from rljax.envs.reasoning.problems import Problem
 from rljax.replay.cells import BARE, States
 from rljax.rollout.answers import Answers
 from rljax.text import tokenizer
-from rljax.training import online_texts
+from rljax.training import devices, online_texts
+from rljax.types import Episode
 
 WORDS = tokenizer.character_level("0123456789+*=#?\\boxed{} \n")
 END = WORDS.eos_token_id
@@ -78,3 +79,23 @@ def test_written_solutions_are_cut_before_their_answer(answered, text, kept):
         WORDS.decode(t[:n]) for t, n in zip(found.tokens, found.length, strict=True)
     ]
     assert said == kept and wrong == 0
+
+
+def test_every_device_of_a_mesh_has_rows():
+    text = Episode(
+        np.arange(1, 9, dtype=np.int32), np.arange(8) > 3,
+        np.where(np.arange(8) > 3, 0, -1).astype(np.int32), 0.0, "", "", 0,
+    )  # fmt: skip
+    items: list[tuple[Episode, ...]] = [
+        (text, text._replace(line=1), text._replace(line=2))
+    ]
+
+    def rows(parallel):
+        parts: Any = types.SimpleNamespace(
+            parallel=parallel, sizes=types.SimpleNamespace(row_tokens=8)
+        )
+        return online_texts.packed(parts, items, 8, 4)[0].ids.shape
+
+    # A quarter of the 24 texts that a batch may have; eight devices share them evenly.
+    assert rows(devices.jit()) == (6, 8)
+    assert rows(devices.mesh(8)) == (8, 8)
