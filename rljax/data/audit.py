@@ -192,7 +192,10 @@ def _leaks(rows: Sequence[Row], held: Held | None) -> list[Finding]:
             severity = "warning" if kind == "inside" else "error"
             found.append(Finding(f"leakage {kind}", severity, text, len(pairs), places))
     if not found:
+        read = any("unread" not in row.flags for row in rows)
         text = f"no prompt of the log is among the {held.count} of the test file"
+        if not read:
+            text = "no prompt of the log can be read: nothing was looked for"
         found.append(Finding("leakage", "note", text))
     return found
 

@@ -81,6 +81,8 @@ FLAGS = {
     "closing": "words after the policy's last turn are left out: no action follows",
     "template": "the chat template would write the conversation in another way",
     "chat": "is a conversation",
+    "unread": "the prompt is of token ids: without a tokenizer it is not looked for in "
+    "the test file",
 }
 
 
@@ -118,6 +120,9 @@ def look(
     if held is not None:
         cut = audit_leaks.marks(tokenizer)
         leak = audit_leaks.find(held, attempt, prompt, cut)
+        spelt = episode is not None and tokenizer is not None
+        if attempt.prompt is None and not attempt.messages and not spelt:
+            flags.add("unread")
     length = len(response) if episode is None else int(episode.action.sum())
     return Row(
         place=Place(log, attempt.line),

@@ -160,3 +160,24 @@ def test_choices_are_part_of_a_question(tmp_path):
     """Lines that begin with A: are none of the policy's answers."""
     asked = "Question: Which one?\nA: red\nB: blue\nAnswer:"
     assert leaks(tmp_path, [asked], ["Which one?"]) == {"leakage": ("note", 0)}
+
+
+def test_prompts_of_ids_alone_are_not_said_to_be_no_test_questions(tmp_path):
+    tokens = speaking.byte_level()
+
+    def found(row, with_tokenizer):
+        rows = [row | {"reward": n} for n in range(2)]
+        log = save(tmp_path / "log", rows)
+        test = save(tmp_path / "test", [{"question": SHORT}])
+        given = tokens if with_tokenizer else None
+        held = audit_leaks.held_out(test, given)
+        make = functools.partial(episodes.tokenise, tokenizer=tokens)
+        there = audit.audit(log, make if given else None, given, held=held)
+        return {f.kind: (f.severity, f.count) for f in there.findings}
+
+    ids = tokens(SHORT, add_special_tokens=False)["input_ids"]
+    row = {"prompt_ids": ids, "response_ids": [9]}
+    told = found(row, False)
+    assert told["unread"] == ("warning", 2) and told["leakage"] == ("note", 0)
+    told = found(row, True)
+    assert "unread" not in told and told["leakage exact"] == ("error", 2)
