@@ -208,8 +208,11 @@ def make(parts: Parts) -> Callable[[PyTree, Local], tuple[PyTree, Local, Metrics
 
     def iteration(carry, _):
         state, local, episodes, sums, count = carry
-        for _ in range(config.steps_per_iteration):
-            local, episodes = _step(parts, state, local, episodes)
+        (local, episodes), _ = jax.lax.scan(
+            lambda held, _: (_step(parts, state, *held), None),
+            (local, episodes),
+            length=config.steps_per_iteration,
+        )
 
         # Only what learning changes passes through the branches: the rings are read.
         def learn(state, key, bad_batch):
