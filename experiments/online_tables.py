@@ -5,7 +5,8 @@
 Prints, and with --out writes OUT/rrl_STUDY.md: what cells came to after as many tokens
 as each sampled, and what they had come to after as many answers as the run with the
 fewest, which are as many updates. Means over seeds with 95 % intervals by Student's t;
-beside a baseline, differences paired by seed.
+beside a baseline, differences paired by seed. Cells of other studies of the same task
+come in by --beside=DIR/CELL, as often as there are such cells.
 """
 
 import pathlib
@@ -20,6 +21,11 @@ from experiments.offline_tables import Estimate, estimate
 from rljax.training.files import RunError, read_json, write_text
 
 _READ = ("study", "cell", "seed", "split", "after", "pass", "curve", "trained_on")
+_ALIKE: Mapping[str, Callable[[dict[str, Any]], Any]] = {
+    "split": lambda record: record["split"],
+    "the number of problems": lambda record: record["trained_on"],
+    "pass@k": lambda record: sorted(record["pass"]),
+}
 SMOOTH = 10  # steps that a share of right answers is the mean of
 
 Record = dict[str, Any]
@@ -54,6 +60,34 @@ def load(folder: pathlib.Path) -> Runs:
     if len(kinds) > 1:
         raise RunError(f"{folder} mixes {sorted(kinds)}")
     return cells
+
+
+def beside(runs: Runs, other: Runs, cell: str) -> Runs:
+    """The records with a cell of another study.
+
+    Args:
+      runs: as `load` gives them.
+      other: of the other study, likewise.
+      cell: of the other.
+
+    Raises:
+      RunError: if it is not there, the first has one of that name, or the splits, the
+        problems or the numbers of answers for pass@k are not the same.
+    """
+    if cell not in other or cell in runs:
+        raise RunError(
+            f"the cell {cell} must be one of {', '.join(other)}, and none of "
+            f"{', '.join(runs)}"
+        )
+    (ours, *_), (theirs, *_) = (
+        r.values() for r in (next(iter(runs.values())), other[cell])
+    )
+    for name, of in _ALIKE.items():
+        if of(ours) != of(theirs):
+            raise RunError(
+                f"{name} of {cell} is {of(theirs)}, of the others {of(ours)}"
+            )
+    return {**runs, cell: other[cell]}
 
 
 def at_the_end(runs: Runs) -> dict[str, Column]:
@@ -160,11 +194,16 @@ def main() -> int:
     """Writes the tables of a study."""
     parser = border.parser(__doc__)
     parser.add_argument("--dir", type=pathlib.Path, required=True, help="of the JSONs")
+    parser.add_argument(
+        "--beside", type=pathlib.Path, action="append", default=[], help="DIR/CELL"
+    )
     parser.add_argument("--out", type=pathlib.Path, help="DIR; none: print alone")
     parser.add_argument("--baseline", default="", help="a cell to compare with")
     given = parser.parse_args()
     try:
         runs = load(given.dir)
+        for one in given.beside:
+            runs = beside(runs, load(one.parent), one.name)
         text = both(runs, given.baseline)
     except ValueError as error:  # more seeds than the table of t has, too
         print(f"error: {error}", file=sys.stderr)

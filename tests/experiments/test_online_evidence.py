@@ -110,6 +110,28 @@ def test_tables_at_the_end_and_at_equal_answers(tmp_path):
     assert rows[5][4:] == ["1.000; +0.500", "0.500; +0.375"]
 
 
+def test_a_cell_of_another_study_comes_in_if_it_was_asked_the_same(tmp_path):
+    for study_, cell in (("updates", "rrl"), ("compare", "ppo"), ("compare", "rrl")):
+        folder = tmp_path / study_
+        folder.mkdir(exist_ok=True)
+        recorded(folder, cell, 1, study=study_)
+    ours, other = (online_tables.load(tmp_path / n) for n in ("updates", "compare"))
+    found = online_tables.beside(ours, other, "ppo")
+    assert found == {"rrl": ours["rrl"], "ppo": other["ppo"]}
+    for cell in ("rrl", "grpo"):
+        with pytest.raises(RunError, match=f"{cell} must be one of ppo, rrl, and none"):
+            online_tables.beside(ours, other, cell)
+    for more, match in (
+        ({"split": "dev"}, "split of ppo is dev, of the others test"),
+        ({"trained_on": 9}, "the number of problems of ppo is 9, of the others 8"),
+        ({"pass": {"2": 0.5}}, "pass@k of ppo"),
+    ):
+        recorded(tmp_path / "compare", "ppo", 1, **more)
+        (tmp_path / "compare" / "rrl-seed1.json").unlink(missing_ok=True)
+        with pytest.raises(RunError, match=match):
+            online_tables.beside(ours, online_tables.load(tmp_path / "compare"), "ppo")
+
+
 def test_what_is_no_record_is_refused(tmp_path):
     with pytest.raises(RunError, match="no CELL-seedN.json"):
         online_tables.load(tmp_path)
