@@ -145,6 +145,11 @@ STUDIES: Mapping[str, Mapping[str, Cell]] = {
         "bandit": _as_many(_rrl(choice="bandit")),
         "rrl_grpo": _as_many(_rrl(base="grpo")),
         "share_0.95_grpo": _as_many(_rrl(0.95, base="grpo")),
+        "random_cuts_grpo": _as_many(_rrl(base="grpo", where="random")),
+        "by_visits_grpo": _as_many(_rrl(base="grpo", choice="visits")),
+        "no_fade_grpo": _as_many(_rrl(base="grpo", fade=0.0)),
+        "one_state_grpo": _as_many(_rrl(base="grpo", cells=1)),
+        "failures_alone_grpo": _as_many(_rrl(base="grpo", proposes_below=0.0)),
     },
     "ablations": {
         "rrl": _rrl(seeds=FEWER),
