@@ -88,6 +88,17 @@ def test_batches_are_those_of_the_training(tmp_path, capsys, folder, method):
     )
 
 
+@pytest.mark.parametrize("way", ["pmap", "mesh"])
+def test_a_batch_that_the_devices_cannot_share_is_told(tmp_path, capsys, folder, way):
+    log = save(tmp_path / "log.jsonl", clean())
+    words = [spec("oreo"), "--config.data.batch_size=7", f"--config.parallel={way}"]
+    given = [f"--data={log}", f"--tokenizer={folder}", *words]
+    code, lines, _ = run(capsys, *given, "--config.num_devices=4")
+    said = "data.batch_size is 7: it must be a multiple of the 4 devices"
+    assert code == 1 and any(said in line for line in lines)
+    assert run(capsys, *given, "--config.num_devices=7")[0] == 0
+
+
 def test_what_a_training_refuses_is_an_error(tmp_path, capsys, folder):
     log = save(tmp_path / "log.jsonl", [*clean(), clean()[0] | {"response": "b" * 600}])
     words = (f"--data={log}", f"--tokenizer={folder}")

@@ -105,14 +105,16 @@ class Machine(NamedTuple):
     traced: list
 
 
-def machine(setting: Setting, parallel: devices.Parallel) -> Machine:
+def machine(
+    setting: Setting, parallel: devices.Parallel, config: off_policy.Config = CONFIG
+) -> Machine:
     agent = sac_glam.make(
         setting.networks, setting.read, sac_glam.Config(),
         soft_bellman.sigmoid_cross_entropy, parallel.axis_name,
     )  # fmt: skip
-    off_policy.check(CONFIG, parallel.num_devices)
+    off_policy.check(config, parallel.num_devices)
     parts = off_policy.Parts(
-        setting.env, agent, setting.how, CONFIG,
+        setting.env, agent, setting.how, config,
         parallel.num_devices, parallel.axis_name,
     )  # fmt: skip
     program, traced = off_policy.make(parts), []

@@ -13,8 +13,9 @@ import pytest
 from experiments import run
 from rljax.envs.playground import goals as goals_lib
 from rljax.replay import ring
-from rljax.training import off_policy
+from rljax.training import devices, off_policy
 from rljax.training.files import RunError
+from rljax.training.files import plain as keyless
 from tests.replay.relabelling import Item, Step, check_relabelled
 from tests.training.off_policy_run import (
     CALLS,
@@ -29,6 +30,7 @@ from tests.training.off_policy_run import (
     Episode,
     allowed,
     at,
+    machine,
 )  # fmt: skip
 
 
@@ -184,6 +186,17 @@ def test_the_target_sees_the_commands_of_the_next_state(setting, one, past):
 
 def test_the_rings_stay_in_place(past):
     assert past.in_place == [True] * 3
+
+
+def test_several_steps_before_an_update_are_as_many_calls_of_one(setting, past):
+    config = dataclasses.replace(CONFIG, steps_per_iteration=3)
+    several = machine(setting, devices.jit(), config)
+    state, local = several.init()
+    _, local, _ = several.call(state, local)
+    assert int(local.env_steps) == 3 * ENVS
+    ours, theirs = (jax.tree.leaves(x) for x in (local, past.locals[3]))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(np.asarray(keyless(a)), np.asarray(keyless(b)))
 
 
 def test_compiled_once(past, one):
