@@ -89,8 +89,27 @@ _ALWAYS = {
 _PROVEN = {"proven": 4, "anywhere": True}
 
 
+def _ablations(base: str, where: str) -> dict[str, Cell]:
+    """The default with one rule changed; `where` cuts otherwise than it does."""
+    right = (_PPO if base == "ppo" else _GRPO) | _RIGHT
+    changes: dict[str, dict[str, Any]] = {
+        f"{where}_cuts": {"where": where},
+        "by_visits": {"choice": "visits"},
+        "failures_alone": {"proposes_below": 0.0},
+        "no_fade": {"fade": 0.0},
+        "one_state": {"cells": 1},
+        "ten_states": {"cells": 10},
+        # From written solutions without haste, which the others never see.
+        "canonical": {"settings": right, "canonical": 2},
+    }
+    return {
+        f"{name}_{base}": _rrl(base=base, seeds=FEWER, **change)
+        for name, change in changes.items()
+    }
+
+
 def _as_many(cell: Cell) -> Cell:
-    """As many steps as PPO and GRPO have in `compare`, however few tokens that takes.
+    """As many steps for every share, however few tokens that takes.
 
     So answers, updates and learning rates are those of their runs.
     """
@@ -136,20 +155,22 @@ STUDIES: Mapping[str, Mapping[str, Cell]] = {
         "ppo_floor": _cell("ppo", 0.0, **_PPO, **_FLOOR),
         "rrl_floor": _rrl(settings=_PPO | _FLOOR),
     },
-    # For PPO and GRPO themselves take the JSONs of `compare`.
     "updates": {
-        "rrl": _as_many(_rrl()),
-        "rrl_half": _as_many(_rrl(0.5)),
-        "share_0.95": _as_many(_rrl(0.95)),
-        "random_cuts": _as_many(_rrl(where="random")),
-        "bandit": _as_many(_rrl(choice="bandit")),
-        "rrl_grpo": _as_many(_rrl(base="grpo")),
-        "share_0.95_grpo": _as_many(_rrl(0.95, base="grpo")),
-        "random_cuts_grpo": _as_many(_rrl(base="grpo", where="random")),
-        "by_visits_grpo": _as_many(_rrl(base="grpo", choice="visits")),
-        "no_fade_grpo": _as_many(_rrl(base="grpo", fade=0.0)),
-        "one_state_grpo": _as_many(_rrl(base="grpo", cells=1)),
-        "failures_alone_grpo": _as_many(_rrl(base="grpo", proposes_below=0.0)),
+        name: _as_many(cell)
+        for name, cell in {
+            "ppo": _cell("ppo", 0.0, **_PPO),
+            "grpo": _cell("grpo", 0.0, **_GRPO),
+            "rrl": _rrl(),
+            "rrl_grpo": _rrl(base="grpo"),
+            "share_0.95": _rrl(0.95),
+            "share_0.95_grpo": _rrl(0.95, base="grpo"),
+            "rrl_half": _rrl(0.5),
+            "random_cuts": _rrl(where="random"),
+            "bandit": _rrl(choice="bandit"),
+            **_ablations("grpo", where="random"),
+            **_ablations("ppo", where="entropy"),
+            "frozen_scores": _rrl(seeds=FEWER, rescore=False),
+        }.items()
     },
     "ablations": {
         "rrl": _rrl(seeds=FEWER),

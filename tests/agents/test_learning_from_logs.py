@@ -9,32 +9,30 @@ import numpy as np
 import pytest
 
 from rljax.agents import imitation, preference
-from rljax.agents.offline import Optimizer
 from rljax.data import pairs
 from rljax.policy import texts
 from rljax.training import devices
 from tests.agents import offline_texts as toy
 from tests.agents import on_devices
 
-RATE = Optimizer(learning_rate=1e-2, warmup=0.0, max_grad_norm=1e9)
 LOG = toy.log()
 SINGLE: list[pairs.Item] = [(episode,) for episode in LOG]
 PAIRS = 2 * pairs.better_and_worse(LOG, seed=0, most=4)[:4]  # eight devices share them
 
 
 def sft(axis_name=None):
-    settings = imitation.Config(updates=10, actor=RATE)
+    settings = imitation.Config(updates=10, actor=on_devices.STEADY)
     return imitation.make(texts.make(toy.CONFIG), settings, axis_name=axis_name)
 
 
 def dpo(axis_name=None):
-    settings = preference.Config(updates=10, actor=RATE)
+    settings = preference.Config(updates=10, actor=on_devices.STEADY)
     loss = preference.dpo(0.3)
     return preference.make(texts.make(toy.CONFIG), loss, settings, axis_name)
 
 
 def kto(axis_name=None):
-    settings = preference.Config(updates=10, actor=RATE)
+    settings = preference.Config(updates=10, actor=on_devices.STEADY)
     loss = preference.kto(0.3, 1.0, 1.5)
     return preference.make(texts.make(toy.CONFIG), loss, settings, axis_name)
 

@@ -30,10 +30,10 @@ LOG = toy.log()
 ITEMS = [(episode,) for episode in LOG]
 
 
-def make(**options):
+def make(settings=SETTINGS, **options):
     model = texts.make(toy.CONFIG)
     value = options.pop("value", oreo.own_trunk)(model)
-    return oreo.make(model, value, SETTINGS, **options)
+    return oreo.make(model, value, settings, **options)
 
 
 def away_from_start(agent, seed=5):
@@ -209,18 +209,21 @@ def test_adapters_of_policy_and_value_learn_beside_one_frozen_model():
     jax.tree.map(np.testing.assert_array_equal, state.frozen, toy.weights())
 
 
-def whole(axis_name, **options):
-    return make(axis_name=axis_name, **options)
-
-
+STEADY = dataclasses.replace(
+    SETTINGS, actor=on_devices.STEADY, critic=on_devices.STEADY
+)
 LORA = LoraConfig(rank=2, alpha=4.0)
+
+
+def whole(axis_name, **options):
+    return make(STEADY, axis_name=axis_name, **options)
 
 
 def adapted(axis_name, **options):
     """Policy and critic are adapters."""
     model = texts.make(toy.CONFIG, LORA)
     return oreo.make(
-        model, oreo.own_trunk(model), SETTINGS, axis_name=axis_name, **options
+        model, oreo.own_trunk(model), STEADY, axis_name=axis_name, **options
     )
 
 
