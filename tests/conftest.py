@@ -3,10 +3,9 @@
 import os
 import pathlib
 
-# Tests compile far more than they compute: without LLVM's optimisations, which change
-# neither programs nor their memory, they need about half the time.
-_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = f"{_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
+from tests import quick
+
+os.environ["XLA_FLAGS"] = f"{quick.EIGHT_DEVICES} {os.environ.get('XLA_FLAGS', '')}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _CACHE = pathlib.Path(
     os.environ.get("RLJAX_XLA_CACHE", pathlib.Path.home() / ".cache" / "rljax-xla")

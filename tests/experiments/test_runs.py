@@ -23,6 +23,7 @@ import pytest
 from experiments import border, ppo_glam, run, sac_glam
 from rljax.training import checkpoint, devices
 from rljax.training.files import plain
+from tests import quick
 
 ROOT = pathlib.Path(__file__).parents[2]
 MAINS = {"sac_glam": sac_glam.main, "ppo_glam": ppo_glam.main}
@@ -30,9 +31,6 @@ STEPS = 1_024  # of every run here: 16 calls of the smoke scale
 CALLS = 16
 # Each is killed twice; RLJAX_KILLED_RUNS=10 pytest -k killed_twice kills 20 times.
 KILLED_RUNS = int(os.environ.get("RLJAX_KILLED_RUNS", "1"))
-
-
-EIGHT = "--xla_force_host_platform_device_count=8"
 
 
 def words(method: str, path: pathlib.Path) -> list[str]:
@@ -44,7 +42,7 @@ def words(method: str, path: pathlib.Path) -> list[str]:
 
 
 def start(
-    method: str, path: pathlib.Path, *more: str, xla_flags: str = ""
+    method: str, path: pathlib.Path, *more: str, xla_flags: str = quick.XLA_FLAGS
 ) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", f"experiments.{method}", *words(method, path), *more],
@@ -62,7 +60,9 @@ def start(
     )
 
 
-def finish(method: str, path: pathlib.Path, *more: str, xla_flags: str = "") -> str:
+def finish(
+    method: str, path: pathlib.Path, *more: str, xla_flags: str = quick.XLA_FLAGS
+) -> str:
     process = start(method, path, *more, xla_flags=xla_flags)
     said, _ = process.communicate()
     assert process.returncode == 0, said
@@ -234,7 +234,7 @@ def test_a_run_of_one_device_goes_on_with_eight(whole, tmp_path):
     shutil.copytree(whole("sac_glam")[0], path)
     before = rows(path)
     more = ["--config.parallel=pmap", "--config.total_env_steps=1088"]  # a call more
-    said = finish("sac_glam", path, *more, xla_flags=EIGHT)
+    said = finish("sac_glam", path, *more, xla_flags=quick.EIGHT_DEVICES)
     assert f"going on from update {before[-1]['updates']}" in said
     after = rows(path)
     assert after[: len(before)] == before and after[-1]["env_steps"] == 1_088

@@ -153,7 +153,7 @@ def test_a_fresh_adapter_changes_nothing_and_learns_everywhere(kind):
         )
     )
     assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(beside))
-    chex.assert_trees_all_close(beside, inside, rtol=1e-3, atol=2e-6)
+    chex.assert_trees_all_close(beside, inside, rtol=1e-3, atol=1e-5)
 
 
 def test_what_peft_is_told_of_each_family(tmp_path):

@@ -16,6 +16,7 @@ import pytest
 
 from rljax.training import checkpoint, loop
 from rljax.training.files import RunError, plain, write_arrays
+from tests import quick
 from tests.training import toy_run
 
 CALLS = 10
@@ -115,7 +116,7 @@ def start(path, pause=0.05) -> subprocess.Popen:
         text=True,
         env={
             **os.environ,
-            "XLA_FLAGS": "",
+            "XLA_FLAGS": quick.XLA_FLAGS,
             "JAX_COMPILATION_CACHE_DIR": jax.config.values["jax_compilation_cache_dir"],
         },
     )
