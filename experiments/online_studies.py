@@ -85,6 +85,9 @@ _ALWAYS = {
     "proposes_below": 1.0, "refresh": 100_000, "cells": 10,
 }  # fmt: skip
 
+# Replay ends with the first right answer to the bare problem among its last eight.
+_UNSOLVED = {"solved_at": 0.125}
+
 # States of right answers alone, gone on from whatever problem they are of.
 _PROVEN = {"proven": 4, "anywhere": True}
 
@@ -134,8 +137,24 @@ def _rates() -> dict[str, Cell]:
     return cells
 
 
+def _gate() -> dict[str, Cell]:
+    """When a problem's replay ends, and how much there is till then."""
+    cells = {"grpo": _cell("grpo", 0.0, TUNING, **_GRPO)}
+    for share in (0.25, 0.5, 0.95):
+        cells |= {
+            f"rrl_{share}": _rrl(share, base="grpo", seeds=TUNING),
+            f"unsolved_{share}": _rrl(share, base="grpo", seeds=TUNING, **_UNSOLVED),
+        }
+    on_dev = {"eval.split": "dev"}
+    return {
+        name: _as_many(cell._replace(overrides=cell.overrides | on_dev))
+        for name, cell in cells.items()
+    }
+
+
 STUDIES: Mapping[str, Mapping[str, Cell]] = {
     "rates": _rates(),
+    "gate": _gate(),
     "compare": {
         "ppo": _cell("ppo", 0.0, **_PPO),
         # Rates that fall as slowly as with a share of 0.95, whose steps are smaller.
