@@ -52,7 +52,13 @@ COMMON: Mapping[str, Any] = {
 }
 # Rates fall over so many steps. More of them at a share of 0.95, whose steps are
 # smaller, mean more rate in all: compare those cells with `ppo_slow` and `grpo_slow`.
-STEPS = {0.0: 34, 0.25: 36, 0.5: 38, 0.95: 48}  # about as long as the tokens last
+STEPS = {
+    0.0: 34,
+    0.1: 35,
+    0.25: 36,
+    0.5: 38,
+    0.95: 48,
+}  # about as long as the tokens last
 _PPO = {"optimizer.learning_rate": 4e-4, "ppo.learning_rate": 1.2e-3, "ppo.warmup": 5}
 _GRPO = {"optimizer.learning_rate": 4e-4}
 _RIGHT = {"task.hasty": 0.0}  # the same problems, all solutions right
@@ -183,6 +189,8 @@ STUDIES: Mapping[str, Mapping[str, Cell]] = {
             "rrl_grpo": _rrl(base="grpo"),
             "share_0.95": _rrl(0.95),
             "share_0.95_grpo": _rrl(0.95, base="grpo"),
+            "share_0.1": _rrl(0.1),
+            "share_0.1_grpo": _rrl(0.1, base="grpo"),
             "rrl_half": _rrl(0.5),
             "random_cuts": _rrl(where="random"),
             "bandit": _rrl(choice="bandit"),
