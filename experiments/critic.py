@@ -18,9 +18,15 @@ from experiments.starts import Start, fitting_weights
 from rljax.models import heads_file, hf_folder, loading, lora
 from rljax.models.config import ModelConfig
 from rljax.models.heads import Head
+from rljax.search import values
 from rljax.types import Params
 
 FOLDER = "critic"
+# Where V was learnt -> where a search reads it.
+READINGS = {
+    "every_token": values.at_end,
+    "step_begins": values.where_steps_begin,
+}
 _WANTED = "a folder with V in it, such as hf/ of an oreo workdir"
 
 
@@ -31,20 +37,28 @@ class Critic(NamedTuple):
       config: of the trunk.
       params: of the trunk; None where it is the policy's.
       head: hidden states [..., D] -> V [...], float32.
+      reading: where V of a step is read.
     """
 
     config: ModelConfig
     params: Params | None
     head: Callable[[jax.Array], jax.Array]
+    reading: values.Reading
 
 
-def export(start: Start, trunk: Params | None, head: jax.Array) -> hf_folder.Extra:
+def export(
+    start: Start,
+    trunk: Params | None,
+    head: jax.Array,
+    learnt_at: str = "every_token",
+) -> hf_folder.Extra:
     """What writes V into the folder of a policy.
 
     Args:
       start: model and tokenizer of the run.
       trunk: whole weights, with an adapter beside them or not; None: the policy's.
       head: [D], no bias.
+      learnt_at: where V was learnt, one of READINGS.
     """
     kernel = np.asarray(head, np.float32)[:, None]
     params = {"Dense_0": {"kernel": kernel, "bias": np.zeros(1, np.float32)}}
@@ -52,7 +66,7 @@ def export(start: Start, trunk: Params | None, head: jax.Array) -> hf_folder.Ext
         width=start.config.width,
         eos_id=start.eos_ids[0],
         trunk="." if trunk is None else FOLDER,
-        read_v="every_token",
+        read_v=learnt_at,
     )
 
     def write(part: pathlib.Path) -> None:
@@ -96,7 +110,7 @@ def load(where: str, policy: ModelConfig) -> Critic:
     def apply(hidden: jax.Array) -> jax.Array:
         return jnp.asarray(head.apply({"params": v}, hidden))
 
-    return Critic(config, params, apply)
+    return Critic(config, params, apply, READINGS[notes.read_v])
 
 
 def begin(where: str, start: Start) -> tuple[Params | None, jax.Array]:
@@ -136,7 +150,7 @@ def _head(folder: pathlib.Path, key: str) -> tuple[Params, heads_file.Notes]:
         heads, notes = heads_file.load(folder)
     except ValueError as error:
         raise ConfigError(f"config.{key}: {error}; give {_WANTED}") from error
-    if "v" not in heads or notes.read_v != "every_token":
+    if "v" not in heads or notes.read_v not in READINGS:
         raise ConfigError(
             f"config.{key}: {folder} has the heads {sorted(heads)}, and V reads "
             f"the {notes.read_v.replace('_', ' ')}; give {_WANTED}"

@@ -108,7 +108,8 @@ def method_of(config: Any) -> offline.Method:
     def extras(start, state):
         learnt = state.params["critic"]
         trunk = value(config, start).trunk(learnt, state.frozen)
-        return [critic_lib.export(start, trunk, learnt["head"])]
+        at = "step_begins" if level is losses.by_step else "every_token"
+        return [critic_lib.export(start, trunk, learnt["head"], at)]
 
     return offline.Method(
         offline.single, make, f"OREO, {config.level} level", extras=extras,

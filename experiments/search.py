@@ -35,7 +35,11 @@ LIMITS = {
     "temperature": border.POSITIVE,
     "seed": Limit(0),
 }
-READINGS = {"at_end": values.at_end, "one_early": values.one_early}
+READINGS = {
+    "at_end": values.at_end,
+    "one_early": values.one_early,
+    "where_steps_begin": values.where_steps_begin,
+}
 
 
 def main(config: Any, workdir: str) -> None:
@@ -111,7 +115,8 @@ def _check(config: Any) -> None:
         config.rows >= max(config.beams) ** 2, "rows", config.rows,
         f"at least {max(config.beams) ** 2}, the candidates of one problem",
     )  # fmt: skip
-    border.pick(READINGS, config.reading, "reading")
+    if config.reading:
+        border.pick(READINGS, config.reading, "reading")
 
 
 def _setting(
@@ -123,7 +128,7 @@ def _setting(
     judge = judge._replace(params=trunk)
     return Setting(
         config, task, start, asked, judge_all, params, judge,
-        READINGS[config.reading],
+        READINGS[config.reading] if config.reading else judge.reading,
         cost_lib.multiplied(params, start.config, logits=True),
         cost_lib.multiplied(trunk, judge.config, logits=False),
     )  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 from experiments import critic, reasoning, starts
 from experiments.border import ConfigError
 from rljax.data import episodes
+from rljax.data import steps as steps_lib
 from rljax.envs.reasoning.problems import Problem
 from rljax.envs.verifiers import JudgeAll
 from rljax.search import beam as beam_lib
@@ -133,7 +134,8 @@ def pool(setting: Setting, samples: int, value: bool = True) -> Pool:
         found = answerer.ask(setting.params, some, samples, config.temperature, seed)
         read = np.full(len(found.ids), np.nan)
         if judge is not None:
-            read = _judged(judge, asked[first : first + len(some)], found, each)
+            prompts_ = asked[first : first + len(some)]
+            read = _judged(judge, prompts_, found, each, _last_step(setting))
         lengths = np.array([len(ids) for ids in found.ids])
         parts.append((lengths, found.right, found.stopped, read))
         said = [
@@ -147,17 +149,45 @@ def pool(setting: Setting, samples: int, value: bool = True) -> Pool:
     return Pool(tokens, right, stopped, read, finals, time.monotonic() - began)
 
 
-def _judged(judge: values.Critic, asked, found: reasoning.Answers, each: int):
-    """V of all samples, those of `each` problems at a time."""
+def _judged(
+    judge: values.Critic,
+    asked: Sequence[np.ndarray],
+    found: reasoning.Answers,
+    each: int,
+    begins: Callable[[np.ndarray], int],
+) -> np.ndarray:
+    """V of all samples, those of `each` problems at a time.
+
+    They are read as a search reads them: what comes before the last step, then that.
+    """
     samples, read = len(found.ids) // len(asked), []
     for place in range(0, len(asked), each):
         some = asked[place : place + each]
         span = slice(place * samples, (place + len(some)) * samples)
         stopped, none = found.stopped[span], np.zeros(len(some) * samples, bool)
-        ends = Steps(found.ids[span], stopped, none, ~stopped, none.astype(np.int32))
+        last = [begins(ids) for ids in found.ids[span]]
+        before, after = (
+            [ids[part] for ids, part in zip(found.ids[span], parts, strict=True)]
+            for parts in ([slice(n) for n in last], [slice(n, None) for n in last])
+        )
+        count = none.astype(np.int32)
         rows = np.repeat(np.arange(len(some)), samples)
-        read.append(judge.value(judge.start(some), rows, ends)[1])
+        state = judge.start(some)
+        state, _ = judge.value(state, rows, Steps(before, none, ~none, none, count))
+        ends = Steps(after, stopped, none, ~stopped, count)
+        read.append(judge.value(state, np.arange(len(rows)), ends)[1])
     return np.concatenate(read)
+
+
+def _last_step(setting: Setting) -> Callable[[np.ndarray], int]:
+    """A function that finds where the last step of an answer begins."""
+    number = steps_lib.split(reasoning.delimiters_of(setting.config))
+
+    def begins(ids: np.ndarray) -> int:
+        step = number(setting.start.tokenizer, ids, np.ones(len(ids), bool))
+        return int(np.argmax(step == step[-1]))
+
+    return begins
 
 
 def _best_of_n(setting: Setting, drawn: Pool, samples: int) -> Outcome:

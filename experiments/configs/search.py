@@ -22,8 +22,9 @@ def get_config(scale: str = "arithmetic") -> config_dict.ConfigDict:
     config.data = config_dict.ConfigDict()
     config.data.delimiters = ()  # that end a step: as in the run that learnt V
     config.temperature = 1.0  # of all but greedy
-    # Where V of a step is read: at_end, or one_early as in the reference code.
-    config.reading = "at_end"
+    # Where V of a step is read: at_end; where_steps_begin, for V of steps; one_early,
+    # as in the reference code. Empty: where the run learnt it.
+    config.reading = ""
     config.rows = 512  # candidates of a round, over all problems: memory
     config.most_samples = 256  # of a problem, for best of N and majority
     if scale == "smoke":

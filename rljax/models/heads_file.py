@@ -21,7 +21,7 @@ from rljax.types import Params
 WEIGHTS, NOTES = "heads/heads.safetensors", "heads.json"
 _BESIDE = "heads.safetensors"  # where earlier exports have the weights
 READ_Q = ("path", "last_node")
-READ_V = ("prompt", "every_token")
+READ_V = ("prompt", "every_token", "step_begins")
 OUTPUTS = ("value", "logit")
 # What a head is fed, by how its value is read; written down for readers elsewhere.
 FED = {
@@ -29,6 +29,8 @@ FED = {
     "last token, in an encoder-decoder: of the decoder's start token",
     "every_token": "the hidden state, after the last norm, of any token but one that "
     "ends an answer: V of the text up to it",
+    "step_begins": "the hidden state, after the last norm, of the token before a step "
+    "of an answer: V of the text up to it; it was learnt of no other token",
     "path": "the hidden state, after the last norm, of every token of a command; "
     "Q is the sum over the command",
     "last_node": "the hidden state, after the last norm, of a command's last token",
@@ -43,7 +45,7 @@ class Notes(NamedTuple):
     read_q: str = "path"  # or last_node: see `policy.score`
     q_output: str = "value"  # or logit: Q is its sigmoid
     trunk: str = "."  # folder, from this one, of the model that Q, or V alone, reads
-    read_v: str = "prompt"  # or every_token
+    read_v: str = "prompt"  # or every_token, or step_begins
 
 
 def save(folder: pathlib.Path, heads: Mapping[str, Params], notes: Notes) -> None:

@@ -2,9 +2,10 @@
 
     V(s) = head . hidden state of the last token of s
 
-OREO learns V where the policy acts: of what stands before each of its tokens. Nothing
-follows an end token, so V after one was never learnt; what is read of a finished answer
-is V before its end token. Source: Wang et al., 2024 (arXiv:2412.16145), section 4.4.
+OREO learns V where the policy acts: of what stands before each of its tokens, and at
+the level of steps before each of its steps. Nothing follows an end token, so V after
+one was never learnt; what is read of a finished answer is V before its end token, or
+where its last step began. Source: Wang et al., 2024 (arXiv:2412.16145), section 4.4.
 Shape letters: N rows, S columns of the cache, C most tokens of a step, D width.
 """
 
@@ -59,6 +60,16 @@ class Critic(NamedTuple):
 def at_end(steps: Steps) -> np.ndarray:
     """V of the state after the step, as the paper defines it."""
     return steps.finished.astype(np.int32)
+
+
+def where_steps_begin(steps: Steps) -> np.ndarray:
+    """V of the last state that a step begins in, for V that was learnt nowhere else.
+
+    Behind a delimiter that is the state after the step. An answer's last step ends in
+    no such state, and V says of it what it said before it.
+    """
+    lengths = np.array([len(ids) for ids in steps.ids], np.int32)
+    return np.where(steps.delimited, 0, lengths)
 
 
 def one_early(steps: Steps) -> np.ndarray:

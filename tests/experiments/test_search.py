@@ -103,6 +103,51 @@ def test_exported_v_is_what_the_agent_reads(start, kind, tmp_path):
     assert np.ptp(v) > 1e-3
 
 
+@pytest.mark.parametrize("level", ["token", "step"])
+def test_a_run_says_where_it_learnt_v(level, start, tmp_path):
+    config = oreo_config.get_config("smoke")
+    config.level = level
+    method = oreo_main.method_of(config)
+    agent = method.agent(start, 10, None)
+    (extra,) = method.extras(start, agent.init(jax.random.key(0), start.weights()))
+    hf_folder.save(
+        tmp_path / "hf", start.weights(), start.config, start.tokenizer, extras=[extra]
+    )
+    reading = critic.load(str(tmp_path / "hf"), start.config).reading
+    wanted = {"token": values.at_end, "step": values.where_steps_begin}
+    assert reading is wanted[level]
+
+
+@pytest.mark.parametrize(
+    ("reading", "back"),
+    [
+        (values.at_end, (2, 2, 1)),
+        (values.one_early, (3, 3, 2)),
+        (values.where_steps_begin, (5, 4, 4)),
+    ],
+)
+def test_whole_answers_are_read_as_searches_read_them(reading, back, start, run):
+    """Of seven, three and five tokens; the last step has four, three and three."""
+    found = critic.load(str(run / "hf"), start.config)
+    judge = values.make(
+        found.params, found.head, found.config, Sizes(prompt=8, longest=32), reading
+    )
+    rng, size = np.random.default_rng(0), len(start.tokenizer)
+    prompt = rng.integers(3, size, 3).astype(np.int32)
+    said = [rng.integers(3, size, n).astype(np.int32) for n in (7, 3, 5)]
+    last = {7: 3, 3: 0, 5: 2}
+    stopped = np.array([True, True, False])
+    answers = reasoning.Answers(said, [], stopped, stopped)
+    read = search_methods._judged(judge, [prompt], answers, 1, lambda x: last[len(x)])
+    for text, places, v in zip(said, back, read, strict=True):
+        whole = judge.start([prompt])
+        none = np.zeros(1, bool)
+        steps = Steps([text], none, ~none, none, none.astype(np.int32))
+        whole, _ = judge.value(whole, np.zeros(1, int), steps)
+        every = np.asarray(whole.values)[0, : 3 + len(text)]
+        assert v == pytest.approx(every[-places], abs=1e-5)
+
+
 def test_a_folder_without_v_is_refused(start, tmp_path):
     hf_folder.save(tmp_path / "hf", start.weights(), start.config, start.tokenizer)
     with pytest.raises(ConfigError, match="no heads"):

@@ -14,7 +14,7 @@ from rljax.search import steps as steps_lib
 from rljax.search import values as values_lib
 from rljax.search.beam import Settings, search, step_keys
 from rljax.search.steps import Sizes, Steps
-from rljax.search.values import at_end, one_early
+from rljax.search.values import at_end, one_early, where_steps_begin
 
 V, END, LINE = 19, 0, 5
 PLAIN = ModelConfig(
@@ -159,7 +159,7 @@ def test_cache_extended_in_other_families():
                 assert found == pytest.approx((hidden @ weights)[-1, 0], abs=1e-4)
 
 
-def test_reading_as_the_reference_does(plain):
+def test_v_is_read_where_it_was_asked_for(plain):
     _, _, _, value, (trunk, head) = plain
     said = [[1, 2, LINE], [1, 2, END], [1, 2, 3], [END]]
     none = np.zeros(4, bool)
@@ -171,12 +171,17 @@ def test_reading_as_the_reference_does(plain):
         dropped=none.astype(np.int32),
     )
     prompt = PROMPTS[1]
-    backs = {at_end: (1, 2, 1, 2), one_early: (3, 3, 2, 3)}
+    backs = {
+        at_end: (1, 2, 1, 2),
+        one_early: (3, 3, 2, 3),
+        where_steps_begin: (1, 4, 4, 2),
+    }
     for reading, back in backs.items():
         critic = critic_of(trunk, head, reading)
         _, v = critic.value(critic.start([prompt]), np.zeros(4, int), steps)
         expected = [value([*prompt, *x])[-b] for x, b in zip(said, back, strict=True)]
         np.testing.assert_allclose(v, expected, atol=1e-4)
+    critic = critic_of(trunk, head, one_early)
     short = critic.start([[7]])
     with pytest.raises(ValueError, match="V of row 3 is to be read 1 tokens before"):
         critic.value(short, np.zeros(4, int), steps)
