@@ -22,6 +22,7 @@ from rljax.search import values
 from rljax.types import Params
 
 FOLDER = "critic"
+PATHS = ("model.path", "critic.path")  # of the policy's V, and of another's
 # Where V was learnt -> where a search reads it.
 READINGS = {
     "every_token": values.at_end,
@@ -80,28 +81,30 @@ def export(
     return write
 
 
-def load(where: str, policy: ModelConfig) -> Critic:
+def load(where: str, policy: ModelConfig, apart: bool = False) -> Critic:
     """Reads what `export` wrote.
 
     Args:
-      where: folder of the policy.
-      policy: its settings.
+      where: a folder with V.
+      policy: settings of the policy that is searched with.
+      apart: whether the folder is of another policy, `critic.path`. A trunk that V
+        shares with that one is read, too.
 
     Raises:
       ConfigError: if there is no V, or none of whole texts, or it does not fit.
     """
-    folder = pathlib.Path(where).expanduser()
-    v, notes = _head(folder, "model.path")
+    folder, key = pathlib.Path(where).expanduser(), PATHS[apart]
+    v, notes = _head(folder, key)
     config, params = policy, None
     try:
-        if notes.trunk != ".":
+        if apart or notes.trunk != ".":
             model = loading.open_model(folder / notes.trunk)
             config, params = model.config, loading.load_params(model)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"config.model.path: {error}") from error
+        raise ConfigError(f"config.{key}: {error}") from error
     if config.width != notes.width or config.vocab_size != policy.vocab_size:
         raise ConfigError(
-            f"config.model.path: {folder} has a head for {notes.width} features, a "
+            f"config.{key}: {folder} has a head for {notes.width} features, a "
             f"critic of {config.width} with {config.vocab_size:,} tokens and a policy "
             f"with {policy.vocab_size:,}; they do not belong together"
         )

@@ -123,7 +123,10 @@ def _setting(
     config: Any, start: starts.Start, task: reasoning.Task, judge_all: JudgeAll
 ) -> Setting:
     asked = reasoning.part(task, config.eval.split, "eval.split", config.eval.problems)
-    judge, params = critic.load(config.model.path, start.config), start.weights()
+    apart, params = bool(config.critic.path), start.weights()
+    judge = critic.load(
+        config.critic.path or config.model.path, start.config, apart=apart
+    )
     trunk = params if judge.params is None else judge.params
     judge = judge._replace(params=trunk)
     return Setting(

@@ -17,6 +17,10 @@ def get_config(scale: str = "arithmetic") -> config_dict.ConfigDict:
     config = offline.asking(scale)
     config.eval.split = "test"  # or dev
     config.eval.problems = 0  # of the split; 0: all
+    config.critic = config_dict.ConfigDict()
+    # A folder with V, where it is not that of the policy. V knows the answers that it
+    # learnt from: a log's V guides best the policy that wrote the log.
+    config.critic.path = ""
     config.beams = (3, 5, 7)  # B of each search; K is B too
     config.rounds = 20  # steps of an answer, at most
     config.data = config_dict.ConfigDict()

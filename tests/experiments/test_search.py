@@ -88,6 +88,9 @@ def test_exported_v_is_what_the_agent_reads(start, kind, tmp_path):
     found = critic.load(str(tmp_path / "hf"), start.config)
     assert (found.params is None) == (kind == "shared_trunk")
     params = policy if found.params is None else found.params
+    # Beside another policy V brings its trunk along, whosever it is.
+    apart = critic.load(str(tmp_path / "hf"), start.config, apart=True)
+    jax.tree.map(np.testing.assert_array_equal, apart.params, params)
     judge = values.make(params, found.head, found.config, Sizes(prompt=8, longest=32))
     at = judge.start([one.ids[~one.action] for one in log])
     none = np.zeros(3, bool)
@@ -150,8 +153,10 @@ def test_whole_answers_are_read_as_searches_read_them(reading, back, start, run)
 
 def test_a_folder_without_v_is_refused(start, tmp_path):
     hf_folder.save(tmp_path / "hf", start.weights(), start.config, start.tokenizer)
-    with pytest.raises(ConfigError, match="no heads"):
+    with pytest.raises(ConfigError, match="config.model.path: .* no heads"):
         critic.load(str(tmp_path / "hf"), start.config)
+    with pytest.raises(ConfigError, match="config.critic.path: .* no heads"):
+        critic.load(str(tmp_path / "hf"), start.config, apart=True)
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +238,17 @@ def test_searches_and_goes_on(run, tmp_path, capsys, monkeypatch):
     assert made["versions"]["jax"] == jax.__version__ and "git" in made
     with pytest.raises(RunError, match="rounds: 20 there, 3 here"):
         search.main(searched(run, rounds=3), str(tmp_path))
+
+
+def test_v_of_a_run_guides_the_policy_it_began_with(run, tmp_path):
+    config = searched(run)
+    config.model.path = str(run.parent / "base")
+    with pytest.raises(ConfigError, match="config.model.path: .* no heads"):
+        search.main(config, str(tmp_path / "alone"))
+    config.critic.path = str(run / "hf")
+    search.main(config, str(tmp_path / "guided"))
+    found = json.loads((tmp_path / "guided" / "search.json").read_text())["methods"]
+    assert found["beam 2"]["critic_tokens"] > 0 and len(found) == 2 + 4
 
 
 def test_turns_are_played_as_the_documentation_says(start, run):
