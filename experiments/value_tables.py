@@ -122,9 +122,12 @@ def main() -> int:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
+    """A file, and where it is of a search, `config.json` beside it."""
     try:
         found = read_json(path)
-    except ValueError as error:
+        if isinstance(found, dict) and "methods" in found and "config" not in found:
+            found |= {"config": read_json(path.with_name("config.json"))["config"]}
+    except (ValueError, KeyError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
     if not isinstance(found, dict) or not found.keys() & {"methods", "separation"}:
         raise RunError(f"{path} is of no search and of no ranking")

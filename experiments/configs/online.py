@@ -143,7 +143,9 @@ def grpo(scale: str) -> config_dict.ConfigDict:
 def replay(scale: str) -> config_dict.ConfigDict:
     """Settings of retrospective replay."""
     config = config_dict.ConfigDict()
-    config.share = 0.25  # of groups that go on from a stored state, at its highest
+    # Of groups that go on from a stored state, at its highest. The most that cost no
+    # success that could be told from chance: docs/results/rrl.md.
+    config.share = 0.1
     config.most = 0.5  # of a step's groups
     config.ramp = 0.1  # of the steps after the warm-up, in which the share rises
     config.fade = 0.2  # of them, at the end, in which it falls to 0

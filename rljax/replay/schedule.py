@@ -28,7 +28,7 @@ class Config:
     """How much is replayed, and when."""
 
     updates: int  # of the whole run
-    share: float = 0.25  # rho at its highest: the chance of a replayed group
+    share: float = 0.1  # rho at its highest: the chance of a replayed group
     most: float = 0.5  # of a batch's groups
     first: int = 0  # update of the first replay, after the critic's warm-up
     ramp: float = 0.1  # of the updates from `first` on, in which the share rises

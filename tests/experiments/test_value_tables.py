@@ -46,6 +46,7 @@ def test_a_search_is_compared_with_greedy_seed_by_seed(tmp_path, monkeypatch, ca
         written(tmp_path, f"{n}.json", searched(*run)) for n, run in enumerate(runs)
     ]
     odd = searched(0.6, 0.6)
+    (tmp_path / "config.json").write_text(json.dumps({"config": odd.pop("config")}))
     odd["methods"]["beam 9"] = {"accuracy": 1.0, "generated": 1.0, "flops": 1.0}
     code, said = told(monkeypatch, capsys, written(tmp_path, "odd.json", odd), *files)
     assert code == 0
