@@ -24,6 +24,7 @@ from rljax.envs.verifiers import JudgeAll
 from rljax.search import cost as cost_lib
 from rljax.search import values
 from rljax.search.cost import Cost
+from rljax.text import tokenizer as tokenizers
 from rljax.training import files
 from rljax.training import workdir as workdir_lib
 
@@ -124,6 +125,8 @@ def _setting(
 ) -> Setting:
     asked = reasoning.part(task, config.eval.split, "eval.split", config.eval.problems)
     apart, params = bool(config.critic.path), start.weights()
+    if apart:
+        _require_same_tokens(start, config.critic.path)
     judge = critic.load(
         config.critic.path or config.model.path, start.config, apart=apart
     )
@@ -134,6 +137,18 @@ def _setting(
         READINGS[config.reading] if config.reading else judge.reading,
         cost_lib.multiplied(params, start.config, logits=True),
         cost_lib.multiplied(trunk, judge.config, logits=False),
+    )  # fmt: skip
+
+
+def _require_same_tokens(start: starts.Start, where: str) -> None:
+    """Refuses V that would read other texts than the policy writes."""
+    try:
+        others = tokenizers.load(pathlib.Path(where).expanduser())
+    except (OSError, ValueError) as error:
+        raise border.ConfigError(f"config.critic.path: {error}") from error
+    border.require(
+        others.get_vocab() == start.tokenizer.get_vocab(), "critic.path", where,
+        "a folder with the policy's own tokens: V would read other texts",
     )  # fmt: skip
 
 

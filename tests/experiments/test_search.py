@@ -240,11 +240,17 @@ def test_searches_and_goes_on(run, tmp_path, capsys, monkeypatch):
         search.main(searched(run, rounds=3), str(tmp_path))
 
 
-def test_v_of_a_run_guides_the_policy_it_began_with(run, tmp_path):
+def test_v_of_a_run_guides_the_policy_it_began_with(start, run, tmp_path):
     config = searched(run)
     config.model.path = str(run.parent / "base")
     with pytest.raises(ConfigError, match="config.model.path: .* no heads"):
         search.main(config, str(tmp_path / "alone"))
+    other = tokenizers.character_level(CHARACTERS.replace("#", "$"))
+    hf_folder.save(tmp_path / "other", start.weights(), start.config, other)
+    for where, fault in (("other", "the policy's own tokens"), ("none", "")):
+        config.critic.path = str(tmp_path / where)
+        with pytest.raises(ConfigError, match=f"config.critic.path.*{fault}"):
+            search.main(config, str(tmp_path / "guided"))
     config.critic.path = str(run / "hf")
     search.main(config, str(tmp_path / "guided"))
     found = json.loads((tmp_path / "guided" / "search.json").read_text())["methods"]
